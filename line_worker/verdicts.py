@@ -1,0 +1,62 @@
+"""The words for what becomes of a part: PASS, FAIL or NO_DECISION with a reason.
+
+There is no path on which an error, a time-out or an empty result reads as PASS: PASS is the one verdict that
+must be reached, everything else is a reject. The codes are what a PLC sees; they never change meaning.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class Verdict(StrEnum):
+    """What the line decided for one part."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    NO_DECISION = "NO_DECISION"
+
+
+class Reason(IntEnum):
+    """Why; the value is the 16-bit reason code in the PLC's registers."""
+
+    NONE = 0  # PASS
+    ANOMALY = 1  # FAIL: the part differs from good parts
+    # the part was not decided in time, or nobody could decide it
+    DEADLINE = 10
+    TOO_LATE = 11  # a worker saw that it could not make the deadline
+    NO_WORKER = 12
+    OVERLOAD = 13  # the source's window was full
+    NO_MODEL = 14
+    POISON = 15  # two workers were lost with this frame in flight
+    SHUTDOWN = 16
+    RESTART = 17  # the hub restarted and the deadline had passed
+    JOURNAL = 18  # the outcome could not be written, so it must not be a PASS
+    DEVICE = 19  # the worker's device failed on this frame
+    NOT_RUNNING = 20  # the station was not in a state that may pass parts
+    # the frame is missing or damaged
+    GAP = 30
+    NO_FRAME = 31
+    LENGTH = 32
+    CRC = 33
+    SHAPE = 34
+    TOO_BIG = 35
+    DECODE = 36
+    HEADER = 37
+    ID_CONFLICT = 38
+    # the picture is intact but shows no part that can be judged
+    NO_OBJECT = 50
+    POSE = 51
+    EXPOSURE = 52
+    FOCUS = 53
+    FROZEN = 54
+    NONFINITE = 55
+    # the station is not to be trusted
+    CANARY = 70
+
+
+def verdict_of(reason: Reason) -> Verdict:
+    """Return the only verdict that `reason` can stand beside."""
+    if reason is Reason.NONE:
+        return Verdict.PASS
+    return Verdict.FAIL if reason is Reason.ANOMALY else Verdict.NO_DECISION
