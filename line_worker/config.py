@@ -1,0 +1,304 @@
+"""line.toml -> frozen, checked configuration.
+
+The file is checked whole: every problem is reported at once, each with its key, its value, what is allowed, and a near
+name for a mistyped key. Relative paths are relative to the file's folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from line_worker.errors import ConfigError
+
+MAX_SOCKET_PATH = 100  # the kernel allows 107 bytes for a socket file's path
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """A table of line.toml: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+# ---- sources ---------------------------------------------------------------------------------------------------------
+
+
+class FolderSource(Section):
+    """Images of a folder in the order of their names, once or looped, at `rate` a second; or watched for new ones."""
+
+    kind: Literal["folder"]
+    path: Path
+    rate: PositiveFloat = 10.0
+    loop: bool = False
+    watch: bool = False
+    settle_ms: PositiveFloat = 200.0  # a watched file is finished when it has not grown for this long
+
+
+class VideoSource(Section):
+    """Frames of any file OpenCV reads, at its own rate or at `rate`."""
+
+    kind: Literal["video"]
+    path: Path
+    rate: PositiveFloat | None = None
+    loop: bool = False
+    colour: Literal["bgr", "gray"] = "bgr"
+
+
+class CameraSource(Section):
+    """A camera OpenCV opens: device index or RTSP/HTTP URL."""
+
+    kind: Literal["camera"]
+    device: int | str
+    colour: Literal["bgr", "gray"] = "bgr"
+    timeout_ms: PositiveFloat = 2000.0
+    rate: PositiveFloat | None = None  # at most this many frames a second are taken
+
+
+class SyntheticSource(Section):
+    """Drawn parts, a share `defects` of them bad; `part = "noise"` gives plain noise, to measure the line alone."""
+
+    kind: Literal["synthetic"]
+    rate: PositiveFloat = 10.0
+    parts: int | None = Field(default=None, ge=1)
+    part: str = "bracket"
+    defects: float = Field(default=0.1, ge=0, le=1)
+    width: int = Field(default=640, ge=64, le=16384)
+    height: int = Field(default=480, ge=64, le=16384)
+    colour: bool = False
+    bits: Literal[8, 16] = 8
+    seed: int = 0
+
+
+class ReplaySource(Section):
+    """A recording, at its recorded rate, as fast as the line takes it ("max"), or at a number of frames a second."""
+
+    kind: Literal["replay"]
+    path: Path
+    rate: Literal["recorded", "max"] | PositiveFloat = "recorded"
+
+
+Source = Annotated[
+    FolderSource | VideoSource | CameraSource | SyntheticSource | ReplaySource, Field(discriminator="kind")
+]
+
+
+class Camera(Section):
+    """One camera: its source, and by when each of its parts must have an answer."""
+
+    name: Name
+    deadline_ms: float = Field(gt=0, le=600_000)
+    window: int = Field(default=16, ge=1, le=256)
+    max_frame_mb: float = Field(default=4.0, gt=0, le=256)
+    transport: Literal["ring", "inline"] = "ring"
+    source: Source
+
+
+# ---- workers ---------------------------------------------------------------------------------------------------------
+
+
+class Workers(Section):
+    """How many workers, with which bundle, on which device. `bundle = "stub"` measures the line alone."""
+
+    bundle: Path
+    count: int = Field(default=1, ge=1, le=64)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    batch: int = Field(default=4, ge=1, le=256)
+    threads: PositiveInt | None = None
+    stub_ms: float = Field(default=0.0, ge=0)  # how long the stub pretends to compute for one frame
+
+    @property
+    def stub(self) -> bool:
+        """Whether the workers carry no model."""
+        return self.bundle.name == "stub"
+
+
+# ---- sinks -----------------------------------------------------------------------------------------------------------
+
+
+class PlcSink(Section):
+    """Modbus TCP: as `server` the PLC polls us, as `client` we write to the PLC at `host`."""
+
+    kind: Literal["plc"]
+    name: Name = "plc"
+    mode: Literal["server", "client"] = "server"
+    host: str = "127.0.0.1"
+    port: Port = 5020
+    unit: int = Field(default=1, ge=0, le=247)
+    base: int = Field(default=0, ge=0, le=65000)  # address of the first register
+    plc_heartbeat_ms: PositiveFloat = 1000.0  # an older heartbeat of the PLC is stale: nothing passes
+    simulate: bool = False  # start the simulated PLC beside the line
+
+
+class StoreSink(Section):
+    """Outcomes in SQLite, crops and overlays as files under a quota, oldest dropped first."""
+
+    kind: Literal["store"]
+    name: Name = "store"
+    path: Path | None = None  # default: `store` in the line's data folder
+    quota_mb: PositiveFloat = 1024.0
+
+
+class LogSink(Section):
+    """Outcomes as JSON lines, to a file or to standard output."""
+
+    kind: Literal["log"]
+    name: Name = "log"
+    path: Path | None = None
+
+
+class RecordSink(Section):
+    """Frames and outcomes into an MCAP recording."""
+
+    kind: Literal["record"]
+    name: Name = "record"
+    path: Path
+
+
+Sink = Annotated[PlcSink | StoreSink | LogSink | RecordSink, Field(discriminator="kind")]
+
+
+# ---- the whole -------------------------------------------------------------------------------------------------------
+
+
+class LineSection(Section):
+    """What the line is called and where its sockets and its books live."""
+
+    name: Name
+    runtime: Path
+    data: Path
+    tcp: str = Field(default="", pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$")
+    stop_s: float = Field(default=5.0, ge=0, le=60)  # how long an orderly stop may take
+
+
+class Config(Section):
+    """One line: cameras, workers, sinks."""
+
+    line: LineSection
+    cameras: tuple[Camera, ...] = Field(min_length=1)
+    workers: Workers
+    sinks: tuple[Sink, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Config:
+        for what, names in (("cameras", [c.name for c in self.cameras]), ("sinks", [s.name for s in self.sinks])):
+            double = sorted({n for n in names if names.count(n) > 1})
+            if double:
+                raise ValueError(f"{what}: the name {double[0]!r} is used twice; every one needs its own")
+        if sum(isinstance(s, StoreSink) for s in self.sinks) > 1:
+            raise ValueError("sinks: one store is allowed, it owns the crops")
+        return self
+
+    @property
+    def store_path(self) -> Path:
+        """Folder of the store sink."""
+        store = next((s for s in self.sinks if isinstance(s, StoreSink)), None)
+        return (store.path if store and store.path else None) or self.line.data / "store"
+
+    @property
+    def journal_path(self) -> Path:
+        """The hub's journal."""
+        return self.line.data / "journal.sqlite"
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the largest frame any camera may send."""
+        return int(max(c.max_frame_mb for c in self.cameras) * 1e6)
+
+
+def load(path: Path) -> Config:
+    """Read and check the configuration file at `path`.
+
+    Raises:
+        ConfigError: listing every problem of the file.
+    """
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}; give the path of a line.toml"]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), [f"is not TOML: {error}"]) from error
+    return parse(raw, where=str(path), base=path.resolve().parent)
+
+
+def parse(raw: dict[str, Any], where: str = "configuration", base: Path | None = None) -> Config:
+    """Check `raw`; relative paths are taken from `base`.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    try:
+        config = Config.model_validate(raw)
+    except pydantic.ValidationError as error:
+        raise ConfigError(where, [_explain(e) for e in error.errors()]) from None
+    config = _absolute(config, base or Path.cwd())
+    if len(str(config.line.runtime)) + 10 > MAX_SOCKET_PATH:
+        raise ConfigError(
+            where, [f"line.runtime = {config.line.runtime}: too long for a socket file, at most 90 characters"]
+        )
+    return config
+
+
+def _absolute(config: Config, base: Path) -> Config:
+    def walk(value: Any) -> Any:
+        if isinstance(value, Path):
+            return value if str(value) == "stub" else base / value.expanduser()
+        if isinstance(value, BaseModel):
+            return value.model_copy(update={name: walk(getattr(value, name)) for name in type(value).model_fields})
+        return tuple(walk(item) for item in value) if isinstance(value, tuple) else value
+
+    result = walk(config)
+    assert isinstance(result, Config)
+    return result
+
+
+# ---- errors for people -----------------------------------------------------------------------------------------------
+
+
+def _explain(error: Any) -> str:
+    loc = [part for part in error["loc"] if part not in _TAGS]
+    key = "".join(f"[{p + 1}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_near(error['loc'])}"
+    if error["type"] == "missing":
+        return f"{key}: is missing and must be given"
+    value = error.get("input")
+    shown = "" if isinstance(value, (dict, list)) else f" = {value!r}"
+    return f"{key}{shown}: {error['msg'].removeprefix('Value error, ').replace('Input should', 'should')}"
+
+
+def _models(section: type[BaseModel]) -> dict[str, Any]:
+    return {name: info.annotation for name, info in section.model_fields.items()}
+
+
+_SECTIONS: dict[str, type[Section]] = {
+    "line": LineSection,
+    "workers": Workers,
+    "cameras": Camera,
+    "folder": FolderSource,
+    "video": VideoSource,
+    "camera": CameraSource,
+    "synthetic": SyntheticSource,
+    "replay": ReplaySource,
+    "plc": PlcSink,
+    "store": StoreSink,
+    "log": LogSink,
+    "record": RecordSink,
+}
+_TAGS = {"folder", "video", "camera", "synthetic", "replay", "plc", "store", "log", "record"}
+
+
+def _near(loc: tuple[Any, ...]) -> str:
+    """Return " (did you mean ...?)" and the allowed keys for an unknown key at `loc`."""
+    section = next((_SECTIONS[p] for p in reversed(loc[:-1]) if p in _SECTIONS), Config)
+    allowed = list(_models(section))
+    near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{hint} (allowed: {', '.join(allowed)})"

@@ -1,0 +1,96 @@
+"""Where outcomes go. A sink is opened, fed by `run`, and closed; each one is a process of its own.
+
+The contract, obeyed by the PLC, the store, the log and the recorder alike and tested on each of them:
+- `open` raises SinkError with what to do.
+- `deliver` gets every outcome, in order per camera. True means "mine for good": the hub will not send it again.
+  A durable sink that cannot take it now raises SinkError; the runner keeps it and tries again with backoff.
+  A real-time sink takes it with `now + outcome.left_ms / 1000` as its latest moment, and drops it afterwards.
+- `beat` gets the hub's state at least every 100 ms while decisions are made: heartbeats hang on it, nothing else.
+- `poll` is called at most 20 ms apart, for handshakes and timers.
+- `reachable` is (True, "") or (False, why), without blocking.
+Time (`now`, time.monotonic() seconds) is always an argument.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from line_worker.config import Config
+    from line_worker.config import Sink as SinkConfig
+    from line_worker.wire.messages import Crop, Frame, HubState, Outcome
+
+
+class Sink(Protocol):
+    """See the module's text."""
+
+    durable: bool  # reads the outbox and acknowledges; otherwise real-time
+    wants_frames: bool  # gets `tap` for every announced frame (recorder)
+    wants_crops: bool  # gets `crop` (store)
+
+    def open(self) -> None:
+        """Make ready; SinkError when that is impossible now."""
+
+    def deliver(self, outcome: Outcome, now: float) -> bool:
+        """Take one outcome; see the module's text."""
+
+    def beat(self, state: HubState, now: float) -> None:
+        """Take the hub's state."""
+
+    def tap(self, frame: Frame, inline: bytes) -> None:
+        """Take a copy of an announced frame."""
+
+    def crop(self, crop: Crop) -> None:
+        """Take a picture of an anomaly."""
+
+    def poll(self, now: float) -> None:
+        """Do what is due."""
+
+    def reachable(self) -> tuple[bool, str]:
+        """Whether the other side can be reached, and why not."""
+
+    def close(self) -> None:
+        """Finish what is in hand and let go; may be called twice, and before `open`."""
+
+
+class QuietSink:
+    """What most sinks leave alone."""
+
+    durable = True
+    wants_frames = False
+    wants_crops = False
+
+    def beat(self, state: HubState, now: float) -> None:
+        """Ignore the hub's state."""
+
+    def tap(self, frame: Frame, inline: bytes) -> None:
+        """Ignore frames."""
+
+    def crop(self, crop: Crop) -> None:
+        """Ignore pictures."""
+
+    def poll(self, now: float) -> None:
+        """Nothing is ever due."""
+
+    def reachable(self) -> tuple[bool, str]:
+        """Return that all is well."""
+        return True, ""
+
+
+def make_sink(sink: SinkConfig, config: Config) -> Sink:
+    """Return the sink that `sink` names; nothing is opened yet."""
+    if sink.kind == "plc":
+        from line_worker.sink.plc import PlcOutput
+
+        return PlcOutput(sink)
+    if sink.kind == "store":
+        from line_worker.sink.store import Store
+
+        return Store(config.store_path, quota_bytes=int(sink.quota_mb * 1e6))
+    if sink.kind == "record":
+        from line_worker.sink.record import Recorder
+
+        return Recorder(sink.path, config)
+    from line_worker.sink.log import Log
+
+    return Log(sink.path)

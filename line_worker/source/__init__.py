@@ -1,0 +1,73 @@
+"""Where frames come from. A source is opened, read trigger by trigger, and closed; `run` announces what it reads.
+
+The contract, obeyed by cameras, files and drawn parts alike and tested on each of them:
+- `open` raises SourceError with what to do; after an error the runner closes, waits (backoff) and opens again.
+- `read` waits at most `timeout_s` and returns None when no trigger came. It never blocks longer, and every trigger
+  it returns counts, with pixels or with the reason why there are none: nothing is dropped silently.
+- pixels are (H, W) gray or (H, W, 3) BGR, uint8 or uint16, C-contiguous, and not touched again by the source.
+- `finished` turns true after the last frame of a source that ends.
+- `patient` sources (files without a clock) are asked for the next frame only when the line has room for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from line_worker.verdicts import Reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from line_worker.config import Camera
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One trigger: its picture, or why there is none. `at` is time.monotonic() in seconds when it was taken."""
+
+    pixels: NDArray[Any] | None
+    at: float
+    problem: Reason = Reason.NONE
+    part_id: str = ""
+    trigger: int = 0
+
+
+class Source(Protocol):
+    """See the module's text."""
+
+    patient: bool
+    finished: bool
+
+    def open(self) -> None:
+        """Make ready to read; SourceError when that is impossible now."""
+
+    def read(self, timeout_s: float) -> Captured | None:
+        """Return the next trigger, or None when none came in time."""
+
+    def close(self) -> None:
+        """Let go of everything; may be called twice, and before `open`."""
+
+
+def make_source(camera: Camera) -> Source:
+    """Return the source that `camera` names; nothing is opened yet."""
+    kind = camera.source.kind
+    if kind == "folder":
+        from line_worker.source.folder import FolderFrames
+
+        return FolderFrames(camera.source)
+    if kind == "video":
+        from line_worker.source.video import VideoFrames
+
+        return VideoFrames(camera.source)
+    if kind == "camera":
+        from line_worker.source.camera import CameraFrames
+
+        return CameraFrames(camera.source)
+    if kind == "replay":
+        from line_worker.source.replay import ReplayFrames
+
+        return ReplayFrames(camera.source, camera.name)
+    from line_worker.source.synthetic import SyntheticFrames
+
+    return SyntheticFrames(camera.source)

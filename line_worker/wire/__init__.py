@@ -1,0 +1,1 @@
+"""What travels between processes, and nothing else: messages, links, sockets, frames, recordings."""

@@ -1,0 +1,381 @@
+"""Every message between processes: a frozen dataclass that knows its bytes.
+
+On the wire a message is two or three parts:
+
+    0  two bytes: protocol version, kind of message
+    1  msgpack body (see `codec`)
+    2  pixels, only for messages with a `pixels` field (may be empty)
+
+`to_parts` and `from_parts` are inverse; anything else is one `DecodeError`. No clock is compared across hosts: a
+message carries ages and remaining times, never points in time (`Outcome.wall` is for the record only).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from line_worker.errors import DecodeError
+from line_worker.verdicts import Reason, Verdict, verdict_of
+from line_worker.wire import codec
+
+VERSION = 1
+
+PLACES = ("ring", "inline", "none")
+COLOURS = ("gray", "bgr")
+DTYPES = {"uint8": 1, "uint16": 2}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FrameKey:
+    """Names one part's picture for ever: `epoch` is new at every start of the source, `seq` counts from 0."""
+
+    line: str
+    camera: str
+    epoch: int
+    seq: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.epoch < 2**63 and 0 <= self.seq < 2**63):
+            raise ValueError("epoch and seq are counted from 0 and fit 63 bits")
+
+    def __str__(self) -> str:
+        return f"{self.line}/{self.camera}/{self.epoch}/{self.seq}"
+
+
+# ---- source -> hub -> worker -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHello:
+    """A source starts, or reaches a hub that has restarted: from now on its frames have this epoch."""
+
+    KIND: ClassVar[int] = 1
+    camera: str
+    epoch: int
+    next_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One announced part: header and where its pixels are.
+
+    `shape` is (H, W) or (H, W, 3); `checksum` is xxh3-64 of the pixels in C order; `place` says whether they are in
+    shared memory (`ring`, `offset`, `generation`), `inline` in part 2, or nowhere (`none`: `problem` says why).
+    """
+
+    KIND: ClassVar[int] = 2
+    key: FrameKey
+    age_ms: float
+    deadline_ms: float
+    shape: tuple[int, ...]
+    dtype: str
+    colour: str
+    checksum: int
+    place: str
+    ring: str = ""
+    offset: int = 0
+    generation: int = 0
+    problem: int = 0
+    part_id: str = ""
+    trigger: int = 0
+    pixels: bytes = field(default=b"", repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that shape and dtype ask for; -1 when they name no picture at all."""
+        if self.dtype not in DTYPES or len(self.shape) not in (2, 3) or min(self.shape) < 1:
+            return -1
+        if self.colour != ("gray" if len(self.shape) == 2 else "bgr") or (len(self.shape) == 3 and self.shape[2] != 3):
+            return -1
+        total = DTYPES[self.dtype]
+        for side in self.shape:
+            total *= side
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAlive:
+    """The source's loop turns; `next_seq` shows frames lost at the end, `ready` whether the camera gives frames."""
+
+    KIND: ClassVar[int] = 3
+    camera: str
+    epoch: int
+    next_seq: int
+    ready: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBye:
+    """The source has announced everything up to `next_seq` and stops."""
+
+    KIND: ClassVar[int] = 4
+    camera: str
+    epoch: int
+    next_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameDone:
+    """These frames are decided and recorded: the source may reuse their slots."""
+
+    KIND: ClassVar[int] = 5
+    camera: str
+    epoch: int
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HubHello:
+    """The hub answers a hello; another `instance` than before means that it has restarted."""
+
+    KIND: ClassVar[int] = 6
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The hub does not take this peer's messages; `why` is for people, `new_epoch` asks a source for a fresh epoch."""
+
+    KIND: ClassVar[int] = 7
+    why: str
+    new_epoch: bool
+
+
+# ---- hub <-> worker --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """A worker is warm and has reproduced its golden images; it can hold `credits` frames.
+
+    `stall_ms` is how long it may compute without reporting progress before it counts as hung.
+    """
+
+    KIND: ClassVar[int] = 16
+    worker: str
+    session: int
+    credits: int
+    bundle: str
+    stall_ms: float
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A frame to score; the answer must carry `lease` and arrive within `slack_ms`."""
+
+    KIND: ClassVar[int] = 17
+    lease: int
+    attempt: int
+    slack_ms: float
+    frame: Frame
+    pixels: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """An anomalous region: box in pixels of the original image and the evidence of its worst patch."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+    score: float
+    zone: tuple[int, ...]
+    error: float
+    neighbours: float
+    limit: float
+    sigma: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a worker found; `checksum` proves which pixels it saw, `stages` holds milliseconds by stage."""
+
+    KIND: ClassVar[int] = 18
+    key: FrameKey
+    lease: int
+    session: int
+    bundle: str
+    checksum: int
+    reason: int
+    score: float | None
+    threshold: float | None
+    regions: tuple[Region, ...]
+    stages: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The worker's compute loop turned: after a batch, or after a proven idle wait."""
+
+    KIND: ClassVar[int] = 19
+    session: int
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBye:
+    """The worker has answered what it held and leaves."""
+
+    KIND: ClassVar[int] = 20
+    session: int
+
+
+# ---- hub <-> sink ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SinkHello:
+    """A sink is there. `durable` sinks read the outbox; `frames` asks for a copy of every frame as well (recorder)."""
+
+    KIND: ClassVar[int] = 32
+    sink: str
+    durable: bool
+    frames: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The one immutable outcome of a key, with its evidence.
+
+    `row` numbers the journal's rows; `left_ms` is what remains of the part's deadline when the hub sends it;
+    `latency_ms` counts from t0 to the decision; `wall` is Unix time, for people.
+    """
+
+    KIND: ClassVar[int] = 33
+    row: int
+    key: FrameKey
+    verdict: str
+    reason: int
+    score: float | None
+    threshold: float | None
+    regions: tuple[Region, ...]
+    bundle: str
+    worker: str
+    attempt: int
+    part_id: str
+    trigger: int
+    latency_ms: float
+    left_ms: float
+    wall: float
+    stages: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if self.verdict != verdict_of(Reason(self.reason)):
+            raise ValueError(f"{self.verdict} cannot stand beside reason {self.reason}")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the part may go on."""
+        return self.verdict == Verdict.PASS
+
+
+@dataclass(frozen=True, slots=True)
+class SinkAck:
+    """The sink has everything up to `row` for good."""
+
+    KIND: ClassVar[int] = 34
+    sink: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """Whether the sink reaches its other side, in words."""
+
+    KIND: ClassVar[int] = 35
+    sink: str
+    reachable: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubState:
+    """Sent by the hub's main loop at least every 100 ms: a PLC's heartbeat is driven by it and freezes with it."""
+
+    KIND: ClassVar[int] = 36
+    instance: int
+    beat: int
+    state: str
+    cause: str
+    bundle: str
+    queued: int
+    workers: int
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A copy of an announced frame for a recorder."""
+
+    KIND: ClassVar[int] = 37
+    frame: Frame
+    pixels: bytes = field(default=b"", repr=False)
+
+
+# ---- worker -> store -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A picture for the store, sent after the result: `name` is e.g. `overlay` or `crop-0`, `pixels` a PNG file."""
+
+    KIND: ClassVar[int] = 48
+    key: FrameKey
+    name: str
+    pixels: bytes = field(default=b"", repr=False)
+
+
+Message = (
+    SourceHello
+    | Frame
+    | SourceAlive
+    | SourceBye
+    | FrameDone
+    | HubHello
+    | Refused
+    | WorkerHello
+    | Lease
+    | Result
+    | Progress
+    | WorkerBye
+    | SinkHello
+    | Outcome
+    | SinkAck
+    | SinkState
+    | HubState
+    | Tap
+    | Crop
+)
+KINDS: dict[int, type[Message]] = {cls.KIND: cls for cls in Message.__args__}
+
+
+def to_parts(message: Message) -> list[bytes]:
+    """Return the message's parts; see the module's text for their numbers."""
+    parts = [bytes((VERSION, message.KIND)), codec.pack(message)]
+    if hasattr(message, "pixels"):
+        parts.append(message.pixels)
+    return parts
+
+
+def from_parts(parts: list[bytes]) -> Message:
+    """Return the message in `parts`.
+
+    Raises:
+        DecodeError: wrong number of parts, unknown version or kind, or a body that does not fit.
+    """
+    if len(parts) < 2 or len(parts[0]) != 2:
+        raise DecodeError(f"message of {len(parts)} parts: expected a two-byte head and a body")
+    version, kind = parts[0]
+    if version != VERSION:
+        raise DecodeError(f"message of protocol version {version}: this side speaks {VERSION}")
+    cls = KINDS.get(kind)
+    if cls is None:
+        raise DecodeError(f"message of unknown kind {kind}")
+    beside = {"pixels": parts[2]} if len(parts) == 3 else {}
+    if len(parts) > 3 or bool(beside) != ("pixels" in cls.__dataclass_fields__):
+        raise DecodeError(f"{cls.__name__}: {len(parts)} parts")
+    return codec.unpack(cls, parts[1], **beside)
