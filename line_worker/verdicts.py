@@ -60,3 +60,11 @@ def verdict_of(reason: Reason) -> Verdict:
     if reason is Reason.NONE:
         return Verdict.PASS
     return Verdict.FAIL if reason is Reason.ANOMALY else Verdict.NO_DECISION
+
+
+def reason_of(code: int) -> Reason | None:
+    """Return the reason with this code, None for a code that nobody has defined."""
+    try:
+        return Reason(code)
+    except ValueError:
+        return None

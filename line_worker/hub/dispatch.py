@@ -1,0 +1,80 @@
+"""Which worker gets which part: earliest deadline first, to the worker with the most free credits.
+
+A part that was in flight when a worker died is a suspect: it is leased alone, to a worker that holds nothing else, so
+that a second loss names it. A worker that reports no progress for its stall time is expelled. Pure: time is an
+argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from line_worker.hub.ledger import Ledger, Part
+
+
+@dataclass(slots=True)
+class Seat:
+    """One warm worker and what it holds. `peer` is its address on the work link."""
+
+    peer: bytes
+    worker: str
+    session: int
+    credits: int
+    stall_s: float
+    device: str
+    progress_at: float
+    holds: dict[int, Part] = field(default_factory=dict)  # by lease number
+    alone: bool = False  # it holds a suspect and gets nothing else
+
+    @property
+    def free(self) -> int:
+        """Parts it may still be given."""
+        return 0 if self.alone else self.credits - len(self.holds)
+
+
+class Dispatcher:
+    """The workers of one line."""
+
+    def __init__(self) -> None:
+        self.seats: dict[int, Seat] = {}
+
+    def join(self, seat: Seat) -> None:
+        """A worker is warm and wants parts."""
+        self.seats[seat.session] = seat
+
+    def leave(self, session: int) -> Seat | None:
+        """Forget a worker; the caller gives its parts back to the ledger."""
+        return self.seats.pop(session, None)
+
+    def progress(self, session: int, now: float) -> bool:
+        """The worker's compute loop has turned; False when it is not known (expelled, or of another hub)."""
+        seat = self.seats.get(session)
+        if seat is not None:
+            seat.progress_at = now
+        return seat is not None
+
+    def answered(self, session: int, lease: int) -> None:
+        """The worker has answered a lease, whatever became of it."""
+        seat = self.seats.get(session)
+        if seat is not None and seat.holds.pop(lease, None) is not None and not seat.holds:
+            seat.alone = False
+
+    def stalled(self, now: float) -> list[Seat]:
+        """Return workers without progress for longer than they declared."""
+        return [seat for seat in self.seats.values() if now - seat.progress_at > seat.stall_s]
+
+    def assign(self, ledger: Ledger) -> Iterator[tuple[Seat, Part, int]]:
+        """Lease waiting parts while credits last; yields (worker, part, lease number)."""
+        while (part := ledger.waiting()) is not None:
+            seat = self._seat_for(part)
+            if seat is None:
+                return
+            lease = ledger.lease(part, seat.session)
+            seat.holds[lease] = part
+            seat.alone = part.lost > 0
+            yield seat, part, lease
+
+    def _seat_for(self, part: Part) -> Seat | None:
+        seats = [s for s in self.seats.values() if s.free > 0 and not (part.lost and s.holds)]
+        return max(seats, key=lambda s: s.free, default=None)

@@ -1,0 +1,88 @@
+"""The station's state, as a PLC and people see it. Pure: what is known goes in, the state and its cause come out.
+
+    SELFTEST -> READY -> RUNNING -> DEGRADED / FAULT -> STOPPED      (OPC 40100: Preoperational, Ready,
+                                                                     ContinuousExecution, Error, Halted)
+
+Only RUNNING may pass parts. READY waits for a source; DEGRADED has lost all workers or a real-time sink a moment
+ago; it turns into FAULT after 5 s, and heals by itself when they return.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+FAULT_AFTER_S = 5.0
+
+
+class StationState(IntEnum):
+    """Numbers as the PLC reads them."""
+
+    SELFTEST = 0
+    READY = 1
+    RUNNING = 2
+    DEGRADED = 3
+    FAULT = 4
+    STOPPED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the hub knows at one moment. `sinks` and `sources` name those that are missing or unwell, and why."""
+
+    stopping: bool
+    workers: int
+    sources: int
+    journal_error: str
+    bad_sinks: tuple[str, ...]
+    bad_sources: tuple[str, ...]
+
+
+class Station:
+    """Follows the facts; `state` and `cause` are current after each `update`."""
+
+    def __init__(self) -> None:
+        self.state, self.cause = StationState.SELFTEST, "starting"
+        self._trouble_since: float | None = None
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether a part may pass now."""
+        return self.state is StationState.RUNNING
+
+    def update(self, facts: Facts, now: float) -> bool:
+        """Take `facts`; True when the state has changed."""
+        before = self.state, self.cause
+        if facts.stopping:
+            self.state, self.cause = StationState.STOPPED, "stopping"
+        elif facts.journal_error:
+            self.state, self.cause = StationState.FAULT, f"journal: {facts.journal_error}"
+        elif trouble := self._trouble(facts):
+            self._in_trouble(trouble, now)
+        else:
+            self._well(facts)
+        return before != (self.state, self.cause)
+
+    @staticmethod
+    def _trouble(facts: Facts) -> str:
+        if not facts.workers:
+            return "no worker is ready"
+        return "; ".join(facts.bad_sinks)
+
+    def _in_trouble(self, trouble: str, now: float) -> None:
+        self.cause = trouble
+        if self.state in (StationState.SELFTEST, StationState.STOPPED):
+            self.state = StationState.SELFTEST
+            return
+        if self._trouble_since is None:
+            self._trouble_since = now
+        late = now - self._trouble_since >= FAULT_AFTER_S
+        self.state = StationState.FAULT if late else StationState.DEGRADED
+
+    def _well(self, facts: Facts) -> None:
+        self._trouble_since = None
+        if facts.bad_sources or not facts.sources:
+            self.state = StationState.READY
+            self.cause = "; ".join(facts.bad_sources) or "no source has announced itself"
+        else:
+            self.state, self.cause = StationState.RUNNING, ""
