@@ -16,23 +16,30 @@ from line_worker.source.shapes import Part
 Plane = NDArray[np.float32]
 
 
-def _spot(rng: np.random.Generator, part: Part, inset: float) -> tuple[float, float]:
-    """Return a random (x, y) on the part, `inset` pixels or more from its edges where there is such a place."""
-    depth = cv2.distanceTransform((part.alpha > 0.99).astype(np.uint8), cv2.DIST_L2, 3)
-    depth[[0, -1]] = depth[:, [0, -1]] = 0
-    rows, cols = np.nonzero(depth >= min(inset, 0.8 * float(depth.max())))
+def _depth(part: Part) -> Plane:
+    """Return how far inside the metal each pixel lies; 0 outside and at the canvas' border, which may be unseen."""
+    depth: Plane = cv2.distanceTransform((part.alpha > 0.99).astype(np.uint8), cv2.DIST_L2, 3)
+    rows, cols = (side // 12 for side in depth.shape)
+    depth[:rows] = depth[-rows:] = 0
+    depth[:, :cols] = depth[:, -cols:] = 0
+    return depth
+
+
+def _pick(rng: np.random.Generator, where: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return a random (x, y) where `where` holds."""
+    rows, cols = np.nonzero(where)
     k = int(rng.integers(len(rows)))
     return float(cols[k]), float(rows[k])
 
 
+def _spot(rng: np.random.Generator, part: Part, inset: float) -> tuple[float, float]:
+    """Return a random (x, y) on the part, `inset` pixels or more from its edges where there is such a place."""
+    depth = _depth(part)
+    return _pick(rng, depth >= min(inset, 0.8 * float(depth.max())))
+
+
 def _scale(part: Part) -> float:
-    return min(part.alpha.shape) / 375  # 1.0 for a part on a 480x640 frame
-
-
-def _shade(part: Part, factor: Plane, height: Plane | None = None) -> Part:
-    """Multiply the albedo by `factor` and add `height`, both (S, T)."""
-    albedo = part.albedo * (factor[..., None] if part.albedo.ndim == 3 else factor)
-    return Part(part.alpha, part.height if height is None else part.height + height, albedo)
+    return float(min(part.alpha.shape)) / 375  # 1.0 for a part on a 480x640 frame
 
 
 def scratch(rng: np.random.Generator, part: Part) -> Part:
@@ -49,8 +56,8 @@ def scratch(rng: np.random.Generator, part: Part) -> Part:
     for canvas, points in ((groove, line), (burr, line + 1.6 * scale * normal)):
         cv2.polylines(canvas, [np.round(points * 16).astype(np.int32)], False, 255, width, cv2.LINE_AA, 4)
     depth = np.float32(rng.uniform(0.35, 0.5))
-    light = np.float32(0.7) * depth * (burr.astype(np.float32) - groove.astype(np.float32)).clip(0) / 255
-    return _shade(part, 1 - depth * groove.astype(np.float32) / 255 + light)
+    light = np.float32(0.7 / 255) * depth * cv2.subtract(burr, groove).astype(np.float32)
+    return part.times(1 - depth * groove.astype(np.float32) / np.float32(255) + light)
 
 
 def pit(rng: np.random.Generator, part: Part) -> Part:
@@ -61,7 +68,7 @@ def pit(rng: np.random.Generator, part: Part) -> Part:
     rows, cols = np.ogrid[: part.alpha.shape[0], : part.alpha.shape[1]]
     distance = np.sqrt((cols - x) ** 2 + (rows - y) ** 2).astype(np.float32) / np.float32(radius)
     bowl = np.exp(-(distance**4)).astype(np.float32)
-    return _shade(part, 1 - np.float32(0.45) * bowl, -np.float32(0.7) * bowl)
+    return part.times(1 - np.float32(0.45) * bowl)._replace(height=part.height - np.float32(0.7) * bowl)
 
 
 def stain(rng: np.random.Generator, part: Part) -> Part:
@@ -79,17 +86,31 @@ def stain(rng: np.random.Generator, part: Part) -> Part:
     strength = np.float32(rng.uniform(0.22, 0.34))
     factor = 1 - strength * (soft - np.float32(0.35) * inner * soft)
     if part.albedo.ndim == 2:
-        return _shade(part, factor)
-    rust = part.albedo * (1 - (1 - factor)[..., None] * np.float32([1.5, 1.1, 0.6]))
+        return part.times(factor)
+    rust = part.albedo * (1 - (1 - factor)[..., None] * np.array([1.5, 1.1, 0.6], np.float32))
     return part._replace(albedo=rust)
 
 
+def _rim(rng: np.random.Generator, part: Part) -> tuple[float, float]:
+    """Return a random (x, y) at the part's outline, or anywhere when it has none."""
+    edge = (_depth(part) > 0) & (cv2.erode(part.alpha, np.ones((3, 3))) < 0.99)
+    return _pick(rng, edge) if edge.any() else _spot(rng, part, 0)
+
+
+def _facing(part: Part, x: float, y: float) -> float:
+    """Return the direction (radians) that the outline faces at (x, y); 0 where there is none."""
+    soft = cv2.GaussianBlur(part.alpha, (0, 0), 3)
+    gx, gy = (cv2.Sobel(soft, cv2.CV_32F, *order)[int(y), int(x)] for order in ((1, 0), (0, 1)))
+    return float(np.arctan2(gy, gx))
+
+
 def deformation(rng: np.random.Generator, part: Part) -> Part:
-    """A bent or dented place: everything near a spot on the outline is pushed sideways."""
+    """A bent or dented place: everything near a spot on the outline is pushed in or pulled out."""
     scale = _scale(part)
-    x, y = _spot(rng, part, 3 * scale)
-    angle, push = rng.uniform(0, 2 * np.pi), rng.uniform(11, 16) * scale
-    rows, cols = np.mgrid[: part.alpha.shape[0], : part.alpha.shape[1]].astype(np.float32)
+    x, y = _rim(rng, part)
+    angle = _facing(part, x, y) + np.pi * rng.integers(2)
+    push = rng.uniform(11, 16) * scale
+    rows, cols = np.indices(part.alpha.shape, np.float32)
     reach = np.float32(rng.uniform(28, 42) * scale)
     bump = np.float32(push) * np.exp(-((cols - np.float32(x)) ** 2 + (rows - np.float32(y)) ** 2) / (2 * reach**2))
     from_x, from_y = cols - np.float32(np.cos(angle)) * bump, rows - np.float32(np.sin(angle)) * bump

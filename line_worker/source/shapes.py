@@ -32,6 +32,10 @@ class Part(NamedTuple):
     height: NDArray[np.float32]
     albedo: NDArray[np.float32]  # (S, T) or (S, T, 3) BGR
 
+    def times(self, factor: NDArray[np.float32]) -> Part:
+        """Return the part with its albedo multiplied by `factor`, (S, T) or what broadcasts to it."""
+        return self._replace(albedo=self.albedo * (factor[..., None] if self.albedo.ndim == 3 else factor))
+
 
 class Piece(NamedTuple):
     """A polygon (n, 2) at a height (0 cuts through to the background) with an albedo in BGR."""
@@ -182,10 +186,11 @@ def weave(rng: np.random.Generator, size: tuple[int, int], colour: bool, missing
     weft_shade, warp_shade = (1 + 0.03 * rng.standard_normal(len(axis) + 1) for axis in (rows, cols))
     weft = across * (0.75 + 0.25 * along) * weft_shade[np.floor(rows).astype(int)].astype(np.float32)[:, None]
     warp = along * (0.75 + 0.25 * across) * warp_shade[np.floor(cols).astype(int)].astype(np.float32)[None]
+    dropped = int(rng.uniform(0.3, 0.7) * height)  # drawn always, so that the cloth is otherwise the same
     if missing:
-        gone = np.floor(rows) == np.floor(rows[int(rng.uniform(0.3, 0.7) * height)])
+        gone = np.floor(rows) == np.floor(rows[dropped])
         weft[gone] *= 0.12
     relief = np.where(weft_on_top, weft, warp).astype(np.float32)
     cloth = 0.12 + 0.5 * relief
-    albedo = cloth[..., None] * np.float32([0.78, 0.9, 1.0]) if colour else cloth
+    albedo = cloth[..., None] * np.array([0.78, 0.9, 1.0], np.float32) if colour else cloth
     return Part(np.ones(size, np.float32), 0.4 * relief, albedo)

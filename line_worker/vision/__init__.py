@@ -1,0 +1,1 @@
+"""What is computed from pixels: no clock, no file, no socket."""
