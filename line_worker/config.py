@@ -100,6 +100,11 @@ class Camera(Section):
     transport: Literal["ring", "inline"] = "ring"
     source: Source
 
+    @property
+    def ring_slots(self) -> int:
+        """Slots of the shared-memory ring: the window, and as many again for readers that copy late (a recorder)."""
+        return 2 * self.window + 2
+
 
 # ---- workers ---------------------------------------------------------------------------------------------------------
 

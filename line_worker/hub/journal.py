@@ -44,7 +44,7 @@ _COLUMNS = (
     "line, camera, epoch, seq, verdict, reason, score, threshold, bundle, worker, attempt, part_id, trigger, "
     "checksum, latency_ms, wall, detail"
 )
-_INSERT = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT DO NOTHING"  # noqa: S608
+_INSERT = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT DO NOTHING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ class Journal:
     def open_epochs(self, per_camera: int = 4) -> list[OpenEpoch]:
         """Return the newest epochs of every camera with the sequence numbers that still have no row."""
         newest = (
-            "SELECT camera, epoch, announced FROM (SELECT *, row_number() OVER (PARTITION BY camera ORDER BY started DESC)"
-            " AS n FROM epochs WHERE line = ?) WHERE n <= ? ORDER BY started"
+            "SELECT camera, epoch, announced FROM (SELECT *, row_number() OVER (PARTITION BY camera "
+            "ORDER BY started DESC) AS n FROM epochs WHERE line = ?) WHERE n <= ? ORDER BY started"
         )
         return [self._open_epoch(*found) for found in self._read(newest, (self._line, per_camera))]
 
@@ -178,12 +178,12 @@ class Journal:
 
     def after(self, row: int, limit: int) -> list[Outcome]:
         """Return up to `limit` outcomes with larger row numbers, oldest first."""
-        query = f"SELECT row, {_COLUMNS} FROM outcomes WHERE row > ? ORDER BY row LIMIT ?"  # noqa: S608
+        query = f"SELECT row, {_COLUMNS} FROM outcomes WHERE row > ? ORDER BY row LIMIT ?"
         return [_outcome(found) for found in self._read(query, (row, limit))]
 
     def find(self, key: FrameKey) -> Outcome | None:
         """Return the outcome of `key`."""
-        query = f"SELECT row, {_COLUMNS} FROM outcomes WHERE line = ? AND camera = ? AND epoch = ? AND seq = ?"  # noqa: S608
+        query = f"SELECT row, {_COLUMNS} FROM outcomes WHERE line = ? AND camera = ? AND epoch = ? AND seq = ?"
         found = self._read(query, (key.line, key.camera, key.epoch, key.seq))
         return _outcome(found[0]) if found else None
 

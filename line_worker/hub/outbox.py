@@ -55,11 +55,12 @@ class Outbox:
             if sink in self._expected:
                 self._moved.add(sink)
 
-    def reachable(self, sink: str, ok: bool, detail: str) -> None:
-        """The sink says whether it reaches its other side."""
+    def reachable(self, sink: str, ok: bool, detail: str) -> bool:
+        """The sink says whether it reaches its other side; False when it has not said hello yet."""
         reader = self._readers.get(sink)
         if reader is not None:
             reader.reachable, reader.detail = ok, detail
+        return reader is not None
 
     def take_cursors(self) -> dict[str, int]:
         """Return the cursors that have moved since the last call; the caller commits them."""

@@ -128,10 +128,14 @@ class FrameDone:
 
 @dataclass(frozen=True, slots=True)
 class HubHello:
-    """The hub answers a hello; another `instance` than before means that it has restarted."""
+    """The hub's greeting and regular sign of life; another `instance` than before means that it has restarted.
+
+    A peer that the hub does not know answers with its own hello. `state` is the station's state.
+    """
 
     KIND: ClassVar[int] = 6
     instance: int
+    state: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +303,10 @@ class HubState:
     KIND: ClassVar[int] = 36
     instance: int
     beat: int
-    state: str
+    state: int
     cause: str
     bundle: str
-    queued: int
+    open_parts: int
     workers: int
     counts: dict[str, int]
 
