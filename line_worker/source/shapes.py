@@ -96,8 +96,8 @@ def pin() -> list[Piece]:
         Piece(np.array([[0.78, -0.105], [0.97, -0.045], [0.97, 0.045], [0.78, 0.105]]), optional=True),
         Piece(box(-0.50, -0.155, -0.42, 0.155, 0.02), optional=True),
         Piece(circle(0.52, 0.0, 0.05, 32), 0, optional=True),
-        Piece(box(-0.02, -0.14, 0.03, -0.075), 0, optional=True),
-        Piece(box(-0.02, 0.075, 0.03, 0.14), 0, optional=True),
+        Piece(box(-0.02, -0.14, 0.03, -0.075), 0),
+        Piece(box(-0.02, 0.075, 0.03, 0.14), 0),
     ]
 
 
@@ -121,7 +121,7 @@ def washer() -> list[Piece]:
         Piece(circle(0, 0, 0.88, 128)),
         Piece(circle(0, 0, 0.46, 96), 0),
         Piece(box(-0.09, -0.95, 0.09, -0.70, 0.03), 0, optional=True),
-        Piece(circle(0.50, 0.44, 0.05, 24), 0.4, optional=True),
+        Piece(circle(0.50, 0.44, 0.05, 24), 0.4),
     ]
 
 
