@@ -55,6 +55,17 @@ class Reason(IntEnum):
     CANARY = 70
 
 
+class StationState(IntEnum):
+    """The state of the whole station, as the PLC reads it; only RUNNING may pass parts."""
+
+    SELFTEST = 0
+    READY = 1
+    RUNNING = 2
+    DEGRADED = 3
+    FAULT = 4
+    STOPPED = 5
+
+
 def verdict_of(reason: Reason) -> Verdict:
     """Return the only verdict that `reason` can stand beside."""
     if reason is Reason.NONE:

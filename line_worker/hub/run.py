@@ -24,8 +24,8 @@ from line_worker.hub.dispatch import Dispatcher, Seat
 from line_worker.hub.journal import Journal
 from line_worker.hub.ledger import CameraRules, Decision, Ledger, Part
 from line_worker.hub.outbox import Outbox
-from line_worker.hub.station import Facts, Station, StationState
-from line_worker.verdicts import Reason, Verdict
+from line_worker.hub.station import Facts, Station
+from line_worker.verdicts import Reason, StationState, Verdict
 from line_worker.wire import messages as m
 from line_worker.wire.links import FRAMES, OUTCOMES, WORK
 from line_worker.wire.sockets import Channel, Wire

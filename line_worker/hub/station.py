@@ -10,20 +10,10 @@ ago; it turns into FAULT after 5 s, and heals by itself when they return.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+
+from line_worker.verdicts import StationState
 
 FAULT_AFTER_S = 5.0
-
-
-class StationState(IntEnum):
-    """Numbers as the PLC reads them."""
-
-    SELFTEST = 0
-    READY = 1
-    RUNNING = 2
-    DEGRADED = 3
-    FAULT = 4
-    STOPPED = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,9 @@ FRAMES = Link(
     "frames", "source", "hub", False, 512, 0, "SourceHello Frame SourceAlive SourceBye / FrameDone HubHello Refused"
 )
 WORK = Link("work", "worker", "hub", False, 512, 1, "WorkerHello Result Progress WorkerBye / Lease HubHello Refused")
-OUTCOMES = Link("outcomes", "sink", "hub", False, 1024, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap")
+OUTCOMES = Link(
+    "outcomes", "sink", "hub", False, 1024, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap"
+)
 CROPS = Link("crops", "worker", "store", True, 16, 3, "Crop")
 
 LINKS = (FRAMES, WORK, OUTCOMES, CROPS)

@@ -1,0 +1,141 @@
+"""A sink's process.
+
+In come outcomes, the station's state and, where asked for, frames and crops; out goes whatever the sink drives. A
+durable sink that cannot write keeps what it has, tries again with backoff and acknowledges nothing, so the hub still
+owes it; a real-time sink takes each outcome once. When the hub restarts, the sink says hello again. SIGTERM: what has
+arrived is delivered, the sink is closed in bounded time, the process exits 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import structlog
+
+from line_worker.config import Config
+from line_worker.config import Sink as SinkConfig
+from line_worker.errors import DecodeError, SinkError
+from line_worker.health import Notifier, StopFlag, only_one
+from line_worker.sink import Sink, make_sink
+from line_worker.wire import messages as m
+from line_worker.wire.links import CROPS, OUTCOMES
+from line_worker.wire.sockets import Wire
+
+log = structlog.get_logger()
+
+POLL_S = 0.01
+STATE_S = 0.1
+BACKOFF_S = (0.2, 5.0)
+
+
+class Runner:
+    """Feeds one sink; `turn` is one turn of the loop."""
+
+    def __init__(self, name: str, sink: Sink, wire: Wire) -> None:
+        self.name, self.sink = name, sink
+        self._channel = wire.connect(OUTCOMES, f"sink-{name}")
+        self._crops = wire.bind(CROPS) if sink.wants_crops else None
+        self._owed: deque[m.Outcome] = deque()
+        self._instance = 0
+        self._acked = 0
+        self._open, self._trouble = False, ""
+        self._retry_at, self._backoff_s, self._state_at = 0.0, BACKOFF_S[0], 0.0
+        self.delivered = 0
+
+    def turn(self, now: float) -> None:
+        """Open if need be, take what has arrived, deliver, acknowledge."""
+        if not self._open and now >= self._retry_at:
+            self._try(self._open_sink, now)
+        for received in self._channel.receive():
+            self._take(received.message, now)
+        if self._crops is not None and self._open:
+            for received in self._crops.receive():
+                if isinstance(received.message, m.Crop):
+                    self.sink.crop(received.message)
+        if self._open and now >= self._retry_at:
+            self._try(self._deliver, now)
+            self.sink.poll(now)
+        if now - self._state_at >= STATE_S:
+            self._say_state(now)
+
+    def _open_sink(self, now: float) -> None:
+        self.sink.open()
+        self._open = True
+
+    def _deliver(self, now: float) -> None:
+        row = self._acked
+        try:
+            while self._owed:
+                self.sink.deliver(self._owed[0], now)
+                row = max(row, self._owed.popleft().row)
+                self.delivered += 1
+        finally:
+            if row > self._acked and self.sink.durable:
+                self._acked = row
+                self._channel.send(m.SinkAck(self.name, row))
+
+    def _try(self, step: object, now: float) -> None:
+        assert callable(step)
+        try:
+            step(now)
+        except SinkError as error:
+            if str(error) != self._trouble:
+                log.warning("sink failed", error=str(error), again_in_s=self._backoff_s)
+            self._trouble, self._retry_at = str(error), now + self._backoff_s
+            self._backoff_s = min(self._backoff_s * 2, BACKOFF_S[1])
+        else:
+            self._trouble, self._backoff_s = "", BACKOFF_S[0]
+
+    def _take(self, message: m.Message | DecodeError, now: float) -> None:
+        match message:
+            case m.Outcome():
+                self._owed.append(message)
+            case m.HubState():
+                self._meet(message.instance)
+                if self._open:
+                    self.sink.beat(message, now)
+            case m.HubHello():
+                self._instance = 0
+                self._meet(message.instance)
+            case m.Tap() if self._open:
+                self.sink.tap(message.frame, message.pixels)
+
+    def _meet(self, instance: int) -> None:
+        """Say hello to a hub that does not know us: it sends again what we have not acknowledged."""
+        if instance != self._instance:
+            self._instance = instance
+            self._hello()
+
+    def _hello(self) -> None:
+        self._owed.clear()
+        self._acked = 0
+        self._channel.send(m.SinkHello(self.name, self.sink.durable, self.sink.wants_frames))
+
+    def _say_state(self, now: float) -> None:
+        self._state_at = now
+        ok, why = self.sink.reachable() if self._open else (False, self._trouble or "not opened yet")
+        self._channel.send(m.SinkState(self.name, ok and not self._trouble, (self._trouble or why)[:1000]))
+
+
+def run(config: Config, sink_config: SinkConfig) -> int:
+    """Run one sink until SIGTERM; returns the exit code."""
+    stop, notifier = StopFlag(), Notifier()
+    with only_one(config.line.runtime, f"sink-{sink_config.name}"):
+        sink = make_sink(sink_config, config)
+        wire = Wire(config.line.runtime, config.line.tcp, config.frame_bytes)
+        runner = Runner(sink_config.name, sink, wire)
+        notifier.ready(f"{sink_config.kind} sink")
+        try:
+            while not stop:
+                wire.wait(POLL_S)
+                runner.turn(time.monotonic())
+                notifier.alive()
+            notifier.stopping()
+            runner.turn(time.monotonic())
+        finally:
+            sink.close()
+            wire.close(flush_s=0.5)
+            notifier.close()
+    log.info("sink stops", sink=sink_config.name, delivered=runner.delivered)
+    return 0

@@ -1,0 +1,110 @@
+"""The source's process.
+
+In come triggers from a camera, folder, video, recording or drawing; out go announced frames to the hub, pixels in
+shared memory or inline. Every trigger takes a sequence number before anything can go wrong, so a loss is always a
+visible gap. A frame is kept until the hub says that it is recorded, and is sent again to a hub that has restarted.
+When the window is full only the header is announced. When the source fails it is closed and opened again with backoff;
+when it is finished, or at SIGTERM, the process waits until its frames are decided, says goodbye and exits 0.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from line_worker.config import Camera, Config
+from line_worker.errors import SourceError
+from line_worker.health import Notifier, StopFlag, only_one
+from line_worker.source import Source, make_source
+from line_worker.source.announce import Announcer
+from line_worker.verdicts import StationState
+from line_worker.wire.sockets import Wire
+
+log = structlog.get_logger()
+
+READ_S = 0.02  # how long a read may wait; acknowledgements are handled in between
+IDLE_S = 0.005
+BACKOFF_S = (0.2, 5.0)  # first and longest wait before a failed source is opened again
+
+
+class Runner:
+    """Opens the source, reads triggers while there is room, and reopens it after a failure."""
+
+    def __init__(self, source: Source, announcer: Announcer, *, live: bool) -> None:
+        self.source, self.announcer, self._live = source, announcer, live
+        self._open, self._retry_at, self._backoff_s = False, 0.0, BACKOFF_S[0]
+        self._started = live  # files and drawn parts wait until the line runs; a camera does not
+
+    def turn(self) -> None:
+        """Open if need be, announce at most one trigger."""
+        now = time.monotonic()
+        if not self._open:
+            self._try_open(now)
+        if not self._open or not self._may_read():
+            self.announcer.wait(IDLE_S)
+            return
+        try:
+            captured = self.source.read(READ_S)
+        except SourceError as error:
+            self._failed(error, now)
+            return
+        if captured is not None:
+            self._backoff_s = BACKOFF_S[0]
+            self.announcer.announce(captured)
+
+    def _may_read(self) -> bool:
+        self._started = self._started or self.announcer.state == StationState.RUNNING
+        return self._started and (self.announcer.has_room or not self.source.patient)
+
+    def _try_open(self, now: float) -> None:
+        if now < self._retry_at:
+            return
+        try:
+            self.source.open()
+        except SourceError as error:
+            self._failed(error, now)
+        else:
+            self._open = True
+            self.announcer.set_ready(True, "")
+
+    def _failed(self, error: SourceError, now: float) -> None:
+        log.warning("source failed", error=str(error), again_in_s=self._backoff_s)
+        self.source.close()
+        self._open, self._retry_at = False, now + self._backoff_s
+        self._backoff_s = min(self._backoff_s * 2, BACKOFF_S[1])
+        self.announcer.set_ready(False, str(error))
+
+
+def run(config: Config, camera: Camera) -> int:
+    """Run the source of `camera` until it is finished or SIGTERM; returns the exit code."""
+    stop, notifier = StopFlag(), Notifier()
+    with only_one(config.line.runtime, f"source-{camera.name}"):
+        source = make_source(camera)
+        wire = Wire(config.line.runtime, config.line.tcp, int(camera.max_frame_mb * 1e6))
+        announcer = Announcer(config.line.name, camera, wire)
+        runner = Runner(source, announcer, live=camera.source.kind == "camera")
+        notifier.ready(f"{camera.source.kind} is being read")
+        try:
+            while not stop and not source.finished:
+                announcer.turn()
+                runner.turn()
+                notifier.alive()
+            notifier.stopping()
+            _finish(announcer, camera, config)
+        finally:
+            source.close()
+            announcer.close()
+            wire.close(flush_s=0.5)
+            notifier.close()
+    return 0
+
+
+def _finish(announcer: Announcer, camera: Camera, config: Config) -> None:
+    """Wait for what is in hand: every frame is decided by its deadline, a hub that is gone gets `stop_s`."""
+    until = time.monotonic() + camera.deadline_ms / 1000 + config.line.stop_s
+    while announcer.pending and time.monotonic() < until:
+        announcer.turn()
+        announcer.wait(IDLE_S)
+    announcer.goodbye()
+    log.info("source stops", announced=announcer.next_seq, undecided=announcer.pending)

@@ -1,0 +1,126 @@
+"""What a worker computes with: the inspection of a bundle, or a stub that measures the line alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from line_worker.config import Workers
+from line_worker.verdicts import Reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from line_worker.vision.inspection import Inspected
+
+Lap = Callable[[str], None]
+
+
+class Finding(Protocol):
+    """What the worker needs of one inspected picture; `Inspected` has more."""
+
+    @property
+    def reason(self) -> Reason: ...  # noqa: D102
+    @property
+    def score(self) -> float | None: ...  # noqa: D102
+    @property
+    def threshold(self) -> float: ...  # noqa: D102
+    @property
+    def boxes(self) -> tuple[Any, ...]: ...  # noqa: D102
+
+
+class Model(Protocol):
+    """Loaded, self-tested and ready to compute. `bundle` is the sha256 that names it."""
+
+    bundle: str
+    device: str
+
+    def example(self) -> NDArray[Any]:
+        """Return a picture to warm up with."""
+
+    def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Finding]:
+        """Inspect a batch; `lap` is called after every stage."""
+
+    def pictures(self, image: NDArray[Any], finding: Finding) -> list[tuple[str, bytes]]:
+        """Return (name, PNG) of what people want to see of an anomaly."""
+
+
+class StubFinding(NamedTuple):
+    """Everything passes."""
+
+    reason: Reason = Reason.NONE
+    score: float | None = 0.0
+    threshold: float = 1.0
+    boxes: tuple[Any, ...] = ()
+
+
+class StubModel:
+    """No model at all: every intact frame passes after `stub_ms`; measures source, hub, wire and sinks."""
+
+    bundle, device = "stub", "none"
+
+    def __init__(self, stub_ms: float) -> None:
+        self._seconds = stub_ms / 1000
+
+    def example(self) -> NDArray[Any]:
+        """Return a small gray picture."""
+        return np.zeros((64, 64), np.uint8)
+
+    def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Finding]:
+        """Sleep for as long as computing would take; pass everything."""
+        if self._seconds:
+            time.sleep(self._seconds * len(images))
+        if lap is not None:
+            lap("stub")
+        return [StubFinding() for _ in images]
+
+    def pictures(self, image: NDArray[Any], finding: Finding) -> list[tuple[str, bytes]]:
+        """Return nothing: a stub sees no anomalies."""
+        return []
+
+
+class BundleModel:
+    """The inspection of one bundle, which has reproduced its golden images on this device.
+
+    Raises:
+        BundleError: the bundle is damaged, of another version, or does not reproduce its golden images.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        import torch
+
+        from line_worker.bundle import Bundle, verify_golden
+        from line_worker.vision.inspection import Inspection
+
+        if workers.threads:
+            torch.set_num_threads(workers.threads)
+        bundle = Bundle.load(workers.bundle)
+        self._inspection = Inspection.from_bundle(bundle, workers.device)
+        self.bundle, self.device = bundle.sha, str(self._inspection.device)
+        verify_golden(bundle, self._inspection)
+        self._example = bundle.golden[0].image
+
+    def example(self) -> NDArray[Any]:
+        """Return a golden image."""
+        return self._example
+
+    def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Inspected]:
+        """Inspect a batch."""
+        return self._inspection.inspect(images, lap)
+
+    def pictures(self, image: NDArray[Any], finding: Any) -> list[tuple[str, bytes]]:
+        """Return the overlay and a crop of each anomalous region, as PNG files."""
+        from line_worker.images import encode_png
+        from line_worker.vision.crop import crops, overlay
+
+        found = [("overlay", encode_png(overlay(image, finding)))]
+        found += [(f"crop-{n}", encode_png(crop)) for n, crop in enumerate(crops(image, finding))]
+        return found
+
+
+def load_model(workers: Workers) -> Model:
+    """Return the model that the configuration names."""
+    return StubModel(workers.stub_ms) if workers.stub else BundleModel(workers)

@@ -1,0 +1,213 @@
+"""A worker's process.
+
+In come leased frames from the hub; out go results with the time of each stage, and afterwards crops to the store.
+Before it says hello the bundle is verified, its golden images are reproduced on this device, and every batch size is
+warmed up. Pixels are copied and checked as they arrive; batches close by deadline. When the hub restarts or has
+expelled us, we say hello again under a new session. A device error ends the process: the hub leases its frames again.
+SIGTERM: what is in hand is computed, goodbye, exit 0.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from line_worker.config import Config
+from line_worker.errors import BundleError, DecodeError, FrameError
+from line_worker.health import Notifier, StopFlag, only_one
+from line_worker.verdicts import Reason
+from line_worker.wire import messages as m
+from line_worker.wire.frames import FrameReader
+from line_worker.wire.links import WORK
+from line_worker.wire.sockets import Wire
+from line_worker.worker.batching import Batcher, Pace
+from line_worker.worker.crops import CropSender
+from line_worker.worker.model import Finding, Model, load_model
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = structlog.get_logger()
+
+IDLE_S = 0.05
+PROGRESS_S = 0.1
+STALL_MS = 400.0  # without progress for longer than this, or three warm batches, the worker counts as hung
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A leased frame whose pixels have arrived intact; `arrived` in monotonic seconds."""
+
+    lease: m.Lease
+    image: NDArray[Any]
+    arrived: float
+
+
+class StageClock:
+    """Milliseconds by stage of one batch; called after every stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        """Close `stage`."""
+        now = time.perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + (now - self._last) * 1000
+        self._last = now
+
+
+class Runner:
+    """The worker's loop around a model."""
+
+    def __init__(self, name: str, config: Config, model: Model, wire: Wire, crops: CropSender) -> None:
+        self.name, self.model, self._crops = name, model, crops
+        self._wire, self._channel = wire, wire.connect(WORK, name)
+        self._largest = config.workers.batch
+        self._pace = Pace()
+        self._batcher: Batcher[Job] = Batcher(self._largest, self._pace)
+        self._reader = FrameReader()
+        self._session, self._instance = 0, 0
+        self._stall_ms, self._batches, self._progress_at = STALL_MS, 0, 0.0
+
+    def warm_up(self) -> None:
+        """Compute batches of every size in use twice; the second time is remembered."""
+        example = self.model.example()
+        for size in sorted({1, 2, self._largest}):
+            for _ in range(2):
+                start = time.monotonic()
+                self.model.inspect([example] * size)
+                seconds = time.monotonic() - start
+            self._pace.took(size, seconds)
+        self._stall_ms = max(STALL_MS, 3000 * self._pace.typical(self._largest))
+
+    def turn(self) -> None:
+        """Take leases, compute at most one batch, say that the loop turns."""
+        if not len(self._batcher):
+            self._wire.wait(IDLE_S)
+        self.take()
+        now = time.monotonic()
+        for job in self._batcher.too_late(now):
+            self._answer(job.lease, Reason.TOO_LATE)
+        batch = self._batcher.take(now, more_coming=False)
+        if batch:
+            self._compute(batch)
+        if batch or now - self._progress_at >= PROGRESS_S:
+            self._progress_at = now
+            self._channel.send(m.Progress(self._session, self._batches))
+
+    def take(self) -> None:
+        """Take what the hub has sent."""
+        for received in self._channel.receive():
+            match received.message:
+                case m.Lease():
+                    self._leased(received.message)
+                case m.HubHello():
+                    self._meet(received.message.instance)
+                case m.Refused():
+                    self._refused(received.message.why)
+                case DecodeError():
+                    log.warning("message refused", link="work", error=str(received.message))
+
+    def finish(self) -> None:
+        """Compute what is in hand and say goodbye."""
+        self.take()
+        while batch := self._batcher.take(time.monotonic(), more_coming=False):
+            self._compute(batch)
+        self._channel.send(m.WorkerBye(self._session))
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _meet(self, instance: int) -> None:
+        if instance != self._instance:
+            self._instance = instance
+            self.hello()
+
+    def hello(self) -> None:
+        """Introduce ourselves under a new session; leases of an older one are void."""
+        self._session = int.from_bytes(os.urandom(7), "big")
+        credits = 2 * self._largest
+        self._channel.send(
+            m.WorkerHello(self.name, self._session, credits, self.model.bundle, self._stall_ms, self.model.device)
+        )
+
+    def _refused(self, why: str) -> None:
+        if "bundle" in why:
+            raise BundleError(f"worker {self.name}: the hub refuses it: {why}; restart the line with one bundle")
+        log.warning("expelled by the hub", why=why)
+        self.hello()
+
+    def _leased(self, lease: m.Lease) -> None:
+        try:
+            image = self._reader.read(lease.frame, lease.pixels)
+        except FrameError as error:
+            log.warning("frame refused", key=str(lease.frame.key), error=str(error))
+            self._answer(lease, error.reason)
+            return
+        arrived = time.monotonic()
+        self._batcher.add(Job(lease, image, arrived), arrived + lease.slack_ms / 1000)
+
+    def _compute(self, batch: list[Job]) -> None:
+        start, clock = time.monotonic(), StageClock()
+        findings = self.model.inspect([job.image for job in batch], clock)
+        self._pace.took(len(batch), time.monotonic() - start)
+        self._batches += 1
+        for job, finding in zip(batch, findings, strict=True):
+            stages = {"queue": (start - job.arrived) * 1000, **clock.stages}
+            self._answer(job.lease, finding.reason, finding, stages)
+        for job, finding in zip(batch, findings, strict=True):
+            if finding.reason is Reason.ANOMALY:
+                self._crops.offer(job.lease.frame.key, job.image, finding)
+
+    def _answer(
+        self, lease: m.Lease, reason: Reason, finding: Finding | None = None, stages: dict[str, float] | None = None
+    ) -> None:
+        frame = lease.frame
+        self._channel.send(
+            m.Result(
+                key=frame.key,
+                lease=lease.lease,
+                session=self._session,
+                bundle=self.model.bundle,
+                checksum=frame.checksum,
+                reason=int(reason),
+                score=finding.score if finding else None,
+                threshold=finding.threshold if finding else None,
+                regions=tuple(_region(box) for box in finding.boxes[:64]) if finding else (),
+                stages=stages or {},
+            )
+        )
+
+
+def _region(box: Any) -> m.Region:
+    values = box._asdict()
+    return m.Region(**{**values, "zone": tuple(int(z) for z in values["zone"])})
+
+
+def run(config: Config, index: int) -> int:
+    """Run worker number `index` until SIGTERM; returns the exit code."""
+    stop, notifier = StopFlag(), Notifier()
+    name = f"worker-{index}"
+    with only_one(config.line.runtime, name):
+        model = load_model(config.workers)
+        wire = Wire(config.line.runtime, config.line.tcp, config.frame_bytes)
+        crops = CropSender(config, model, name)
+        try:
+            runner = Runner(name, config, model, wire, crops)
+            runner.warm_up()
+            log.info("worker is warm", worker=name, device=model.device, bundle=model.bundle[:12])
+            notifier.ready(f"bundle {model.bundle[:12]} on {model.device}")
+            while not stop:
+                runner.turn()
+                notifier.alive()
+            notifier.stopping()
+            runner.finish()
+        finally:
+            crops.close()
+            wire.close(flush_s=0.5)
+            notifier.close()
+    return 0
