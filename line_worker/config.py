@@ -7,6 +7,7 @@ name for a mistyped key. Relative paths are relative to the file's folder.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -219,16 +220,17 @@ class Config(Section):
 
 
 def load(path: Path) -> Config:
-    """Read and check the configuration file at `path`.
+    """Read and check the configuration file at `path` (TOML; JSON is what `serve` leaves for its children).
 
     Raises:
         ConfigError: listing every problem of the file.
     """
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}; give the path of a line.toml"]) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(str(path), [f"is not TOML: {error}"]) from error
     return parse(raw, where=str(path), base=path.resolve().parent)
 

@@ -34,7 +34,7 @@ _WORDS = struct.Struct("<QQ")
 
 def checksum(pixels: NDArray[Any] | bytes) -> int:
     """Return xxh3-64 of the pixels' bytes in C order."""
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(pixels) if isinstance(pixels, np.ndarray) else pixels)
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(pixels).data if isinstance(pixels, np.ndarray) else pixels)
 
 
 @dataclass(frozen=True, slots=True)

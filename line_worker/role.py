@@ -1,0 +1,82 @@
+"""One role as a process: `python -m line_worker.role CONFIG hub|source|worker|sink [NAME] [--supervised]`.
+
+The one place with a broad `except`: whatever ends a role unexpectedly is logged once, and the process exits, so that
+the supervisor or systemd starts it again.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from line_worker.config import Config, load
+from line_worker.errors import ConfigError, LineWorkerError
+from line_worker.health import configure_logging, die_with_parent
+
+T = TypeVar("T")
+
+ROLES = ("source", "hub", "worker", "sink")
+
+
+def run_role(config: Config, role: str, name: str = "") -> int:
+    """Run `role` until it ends; returns the exit code.
+
+    `name` is the camera of a source, the sink's name, or the number of a worker; it may be left out where there is
+    only one.
+
+    Raises:
+        ConfigError: `name` is not in the configuration.
+    """
+    if role == "hub":
+        from line_worker.hub.run import run as run_hub
+
+        return run_hub(config)
+    if role == "source":
+        from line_worker.source.run import run as run_source
+
+        return run_source(config, _pick("camera", name, {c.name: c for c in config.cameras}))
+    if role == "sink":
+        from line_worker.sink.run import run as run_sink
+
+        return run_sink(config, _pick("sink", name, {s.name: s for s in config.sinks}))
+    from line_worker.worker.run import run as run_worker
+
+    return run_worker(config, int(name or 0))
+
+
+def _pick(what: str, name: str, choices: dict[str, T]) -> T:
+    if not name and len(choices) == 1:
+        return next(iter(choices.values()))
+    if name not in choices:
+        raise ConfigError(f"{what} {name!r}", [f"is not in the configuration; choose one of: {', '.join(choices)}"])
+    return choices[name]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the role named on the command line; returns the exit code."""
+    supervised = "--supervised" in arguments
+    path, role, *rest = (a for a in arguments if a != "--supervised")
+    name = rest[0] if rest else ""
+    if supervised:
+        die_with_parent()
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # the supervisor asks a hung process for its stacks before it kills it
+    configure_logging(f"{role}-{name}" if name else role)
+    log = structlog.get_logger()
+    try:
+        return run_role(load(Path(path)), role, name)
+    except LineWorkerError as error:
+        log.error("cannot go on", error=str(error))  # noqa: TRY400 - meant for the user, who needs no traceback
+        return error.exit_code
+    except Exception:
+        log.exception("unexpected end")
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

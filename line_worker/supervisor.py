@@ -1,0 +1,269 @@
+"""Starts the roles of one line as child processes, watches them, restarts them, stops them in order.
+
+A child says READY and feeds its watchdog over the same protocol as under systemd (sd_notify). One that dies is started
+again with backoff; one that is silent for longer than its role allows is asked for its stacks and killed. A source
+that exits 0 is finished; when all are, the line is. The order of stopping is the order of the data: sources, hub,
+workers, sinks, each with bounded time. When the supervisor itself is killed the kernel ends the children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from line_worker.config import Config, PlcSink
+from line_worker.health import only_one
+
+log = structlog.get_logger()
+
+STEADY_S = 30.0  # a child that ran this long starts again without backoff
+BACKOFF_S = (0.1, 5.0)
+START_S = 180.0  # import, warm-up and self-test may take this long
+SILENT_S = {"hub": 2.0, "source": 30.0, "worker": 20.0, "sink": 20.0, "twin": float("inf")}
+ORDER = ("source", "hub", "worker", "sink", "twin")  # of stopping
+
+
+@dataclass(slots=True)
+class Child:
+    """One role's process; `backoff_s` grows while it keeps dying."""
+
+    role: str
+    name: str
+    argv: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    heard: float = 0.0
+    ready: bool = False
+    status: str = ""
+    restarts: int = 0
+    backoff_s: float = BACKOFF_S[0]
+    start_at: float = 0.0
+    finished: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.poll() is None
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The children of one line. `start` and `stop` frame any number of `turn`s.
+
+    `log_path` collects the children's standard error; None lets it through.
+    """
+
+    config: Config
+    log_path: Path | None = None
+    without: tuple[str, ...] = ()  # roles left to somebody else
+    children: list[Child] = field(default_factory=list)
+    _socket: socket.socket | None = None
+    _log: IO[bytes] | None = None
+    _lock: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def start(self, *, sources: bool = True) -> None:
+        """Start hub, sinks and workers, and the sources as well unless `start_sources` will.
+
+        Raises:
+            AlreadyRunning: another instance runs this line.
+        """
+        runtime = self.config.line.runtime
+        self._lock.enter_context(only_one(runtime, "serve"))
+        self._socket = _notify_socket(runtime / "notify")
+        if self.log_path is not None:
+            self._log = self._lock.enter_context(self.log_path.open("ab"))
+        path = runtime / "config.json"
+        path.write_text(self.config.model_dump_json(indent=2), "utf-8")
+        self.children = [child for child in _children(self.config, path) if child.role not in self.without]
+        for child in reversed(self.children):
+            if child.role != "source" or sources:
+                self._launch(child)
+
+    def start_sources(self) -> None:
+        """Start the sources, when `start` was told not to."""
+        for child in self.children:
+            if child.role == "source" and child.process is None:
+                self._launch(child)
+
+    def turn(self, timeout_s: float = 0.05) -> None:
+        """Hear what the children say for at most `timeout_s`; restart what has died or hangs."""
+        self._listen(timeout_s)
+        now = time.monotonic()
+        for child in self.children:
+            if child.process is not None and not child.finished:
+                self._watch(child, now)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every source has come to its end."""
+        sources = [child for child in self.children if child.role == "source"]
+        return bool(sources) and all(child.finished for child in sources)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every started child has said so."""
+        return all(child.ready for child in self.children if child.process is not None and not child.finished)
+
+    def wait_ready(self, timeout_s: float, on_turn: Callable[[], None] = lambda: None) -> bool:
+        """Turn until every child is ready; False when that takes longer than `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        while not self.ready and time.monotonic() < until:
+            self.turn()
+            on_turn()
+        return self.ready
+
+    def stop(self, on_turn: Callable[[], None] = lambda: None) -> int:
+        """Stop all children in the order of the data; returns 0 when each of them ended in good order."""
+        clean = True
+        for role in ORDER:
+            clean &= self._stop_role(role, on_turn)
+        if self._socket is not None:
+            self._socket.close()
+            (self.config.line.runtime / "notify").unlink(missing_ok=True)
+        self._lock.close()
+        return 0 if clean else 1
+
+    def pids(self, role: str) -> list[int]:
+        """Return the process ids of the running children of `role`."""
+        return [c.process.pid for c in self.children if c.role == role and c.process is not None and c.running]
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _launch(self, child: Child) -> None:
+        child.process = subprocess.Popen(
+            child.argv,
+            env={**os.environ, "NOTIFY_SOCKET": str(self.config.line.runtime / "notify")},
+            stdin=subprocess.DEVNULL,
+            stderr=self._log,
+            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops the children in order
+        )
+        child.started = child.heard = time.monotonic()
+        child.ready, child.status = child.role == "twin", "starting"
+
+    def _listen(self, timeout_s: float) -> None:
+        assert self._socket is not None
+        self._socket.settimeout(max(timeout_s, 0.001))
+        by_pid = {c.process.pid: c for c in self.children if c.process is not None}
+        for _ in range(100):
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(12))
+            except (TimeoutError, BlockingIOError):
+                return
+            self._socket.settimeout(0.0)
+            child = by_pid.get(_sender(ancillary))
+            if child is not None:
+                _hear(child, data.decode("utf-8", "replace"))
+
+    def _watch(self, child: Child, now: float) -> None:
+        assert child.process is not None
+        code = child.process.poll()
+        if code is None:
+            limit = SILENT_S[child.role] if child.ready else START_S
+            if now - child.heard > limit:
+                log.error("child is silent: killed", child=child.name, silent_s=round(now - child.heard, 1))
+                _kill(child.process)
+            return
+        if code == 0 and child.role == "source":
+            child.finished = True
+            return
+        if not child.start_at:
+            self._plan_restart(child, code, now)
+        elif now >= child.start_at:
+            child.start_at = 0.0
+            child.restarts += 1
+            self._launch(child)
+
+    @staticmethod
+    def _plan_restart(child: Child, code: int, now: float) -> None:
+        steady = now - child.started > STEADY_S
+        child.backoff_s = BACKOFF_S[0] if steady else child.backoff_s
+        child.start_at = now + child.backoff_s
+        log.warning("child has ended", child=child.name, code=code, again_in_s=child.backoff_s)
+        child.backoff_s = min(child.backoff_s * 2, BACKOFF_S[1])
+        child.ready = False
+
+    def _stop_role(self, role: str, on_turn: Callable[[], None]) -> bool:
+        children = [child for child in self.children if child.role == role and child.running]
+        for child in children:
+            assert child.process is not None
+            child.process.terminate()
+        longest = max(c.deadline_ms for c in self.config.cameras) / 1000
+        until = time.monotonic() + min(longest, self.config.line.stop_s) + self.config.line.stop_s + 5.0
+        while any(child.running for child in children) and time.monotonic() < until:
+            on_turn()
+            self._listen(0.02)
+        clean = True
+        for child in children:
+            assert child.process is not None
+            if child.running:
+                log.error("child does not stop: killed", child=child.name)
+                _kill(child.process)
+            clean &= child.process.wait() == 0
+        return clean
+
+
+def _children(config: Config, path: Path) -> list[Child]:
+    def child(role: str, name: str = "") -> Child:
+        argv = [sys.executable, "-m", "line_worker.role", str(path), role, *([name] if name else []), "--supervised"]
+        return Child(role, f"{role}-{name}" if name else role, argv)
+
+    twins = [_simulated_plc(sink, config) for sink in config.sinks if isinstance(sink, PlcSink) and sink.simulate]
+    return [
+        *(child("source", camera.name) for camera in config.cameras),
+        *(child("worker", str(n)) for n in range(config.workers.count)),
+        *twins,
+        *(child("sink", sink.name) for sink in config.sinks),
+        child("hub"),
+    ]
+
+
+def _simulated_plc(sink: PlcSink, config: Config) -> Child:
+    log_file = config.line.data / f"{sink.name}-simulated.jsonl"
+    argv = [sys.executable, "-m", "line_worker.sink.plc.simulated", sink.host, str(sink.port)]
+    argv += ["--unit", str(sink.unit), "--base", str(sink.base), "--log", str(log_file)]
+    return Child("twin", f"simulated-{sink.name}", argv + (["--serve"] if sink.mode == "client" else []))
+
+
+def _notify_socket(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    listener.bind(str(path))
+    return listener
+
+
+def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            return int(struct.unpack("iII", data[:12])[0])
+    return 0
+
+
+def _hear(child: Child, text: str) -> None:
+    child.heard = time.monotonic()
+    for line in text.splitlines():
+        if line == "READY=1":
+            child.ready = True
+        elif line.startswith("STATUS="):
+            child.status = line.removeprefix("STATUS=")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ask for the stacks (SIGUSR1), give it a moment to write them, kill."""
+    process.send_signal(signal.SIGUSR1)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    process.kill()
+    process.wait()
