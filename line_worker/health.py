@@ -113,14 +113,15 @@ def only_one(runtime: Path, role: str) -> Iterator[None]:
 
 
 def configure_logging(role: str) -> None:
-    """Send structlog's events to standard error as JSON lines that name the role."""
+    """Send structlog's events to standard error: JSON lines that name the role, or readable ones on a terminal."""
+    terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

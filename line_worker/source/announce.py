@@ -84,8 +84,6 @@ class Announcer:
         now = time.monotonic()
         if now - self._alive_at >= ALIVE_S:
             self._alive_at = now
-            if self._instance == 0:
-                self._hello()
             self._channel.send(
                 m.SourceAlive(self._camera.name, self.epoch, self.next_seq, self._ready, self._detail[:1000])
             )

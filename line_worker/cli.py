@@ -1,0 +1,114 @@
+"""The commands. Each one reads its arguments, calls one function and returns its exit code; no logic lives here.
+
+Exit codes, the same for all commands: 0 all is well, 1 the answer is no (a part fails, a replay differs, books do not
+balance), 2 undecided, 3 wrong usage, configuration or input. This module is the composition root: it alone may import
+`calib` and `bench`, and it imports whatever is heavy only inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from line_worker import __version__
+from line_worker.errors import LineWorkerError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+bench_app = typer.Typer(no_args_is_help=True, help="Measure throughput, latency and accuracy.")
+app.add_typer(bench_app, name="bench")
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The line's configuration.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"line-worker {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Learns what good parts look like, then gives every part on the line one verdict, in time."""
+
+
+@app.command()
+def serve(config: ConfigPath) -> int:
+    """Run a whole line on this host until SIGTERM, or until its sources are finished."""
+    from line_worker.config import load
+    from line_worker.serving import serve as run
+
+    return run(load(config))
+
+
+@app.command()
+def record(
+    config: ConfigPath,
+    out: Annotated[Path, typer.Option("--out", help="The recording to write (.mcap).")],
+) -> int:
+    """Serve, and record frames, triggers and outcomes."""
+    from line_worker.config import load
+    from line_worker.serving import serve as run
+    from line_worker.serving import with_recorder
+
+    return run(with_recorder(load(config), out))
+
+
+def _role(role: str, config: Path, name: str) -> int:
+    from line_worker.config import load
+    from line_worker.health import configure_logging
+    from line_worker.role import run_role
+
+    configure_logging(f"{role}-{name}" if name else role)
+    return run_role(load(config), role, name)
+
+
+@app.command()
+def source(config: ConfigPath, camera: Annotated[str, typer.Argument(help="Which camera.")] = "") -> int:
+    """Run one camera's source."""
+    return _role("source", config, camera)
+
+
+@app.command()
+def hub(config: ConfigPath) -> int:
+    """Run the hub."""
+    return _role("hub", config, "")
+
+
+@app.command()
+def worker(config: ConfigPath, number: Annotated[int, typer.Argument(help="Which worker, from 0.")] = 0) -> int:
+    """Run one worker."""
+    return _role("worker", config, str(number))
+
+
+@app.command()
+def sink(config: ConfigPath, name: Annotated[str, typer.Argument(help="Which sink.")] = "") -> int:
+    """Run one sink."""
+    return _role("sink", config, name)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run the command, turn errors into words and exit codes."""
+    try:
+        code = app(args=arguments, prog_name="line-worker", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else str(error))
+        code = 0
+    except click.ClickException as error:
+        error.show()
+        code = 3
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        code = 130
+    except LineWorkerError as error:
+        click.echo(f"line-worker: {error}", err=True)
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
