@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from line_worker import __version__
 from line_worker.errors import LineWorkerError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-bench_app = typer.Typer(no_args_is_help=True, help="Measure throughput, latency and accuracy.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+bench_app = typer.Typer(help="Measure throughput, latency and accuracy.")
 app.add_typer(bench_app, name="bench")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The line's configuration.")]
@@ -31,9 +30,14 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
     """Learns what good parts look like, then gives every part on the line one verdict, in time."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -91,21 +95,22 @@ def sink(config: ConfigPath, name: Annotated[str, typer.Argument(help="Which sin
     return _role("sink", config, name)
 
 
+# typer brings its own click, or an installed one, by version: its exceptions are reached through what typer exports
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run the command, turn errors into words and exit codes."""
     try:
         code = app(args=arguments, prog_name="line-worker", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else str(error))
-        code = 0
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show()
         code = 3
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("interrupted", err=True)
         code = 130
     except LineWorkerError as error:
-        click.echo(f"line-worker: {error}", err=True)
+        typer.echo(f"line-worker: {error}", err=True)
         code = error.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
