@@ -95,6 +95,72 @@ def sink(config: ConfigPath, name: Annotated[str, typer.Argument(help="Which sin
     return _role("sink", config, name)
 
 
+# ---- bench -----------------------------------------------------------------------------------------------------------
+
+Model = Annotated[str, typer.Option(help='A bundle, or "stub" to measure the line alone.')]
+Rate = Annotated[float, typer.Option(min=0.1, help="Parts a second.")]
+Seconds = Annotated[float, typer.Option(min=0.5, help="How long each rate is held.")]
+Size = Annotated[str, typer.Option(metavar="WxH", help="Size of the drawn frames.")]
+Workers = Annotated[int, typer.Option(min=1)]
+Folder = Annotated[str, typer.Option(help="Images to use instead of noise (needed with a bundle).")]
+Deadline = Annotated[float, typer.Option("--deadline", min=1, help="Milliseconds.")]
+
+
+def _load(model: str, rate: float, seconds: float, size: str, workers: int, folder: str, deadline: float) -> Any:
+    from bench.line import Load
+
+    try:
+        width, height = (int(side) for side in size.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"--size {size!r}: give width and height, as in 1024x1024") from None
+    return Load(model, rate, seconds, workers, width, height, folder=folder, deadline_ms=deadline)
+
+
+@bench_app.command()
+def latency(
+    model: Model = "stub",
+    rate: Rate = 100,
+    seconds: Seconds = 10,
+    size: Size = "1024x1024",
+    workers: Workers = 2,
+    folder: Folder = "",
+    deadline: Deadline = 1000,
+    as_json: Json = False,
+) -> int:
+    """Measure the time from frame ready to outcome at the sink, at one rate, through the real processes."""
+    from bench.line import measure
+    from bench.show import show_runs
+
+    run = measure(_load(model, rate, seconds, size, workers, folder, deadline))
+    show_runs([run], as_json=as_json)
+    return 0 if run.in_time else 1
+
+
+@bench_app.command()
+def throughput(
+    model: Model = "stub",
+    rate: Rate = 100,
+    seconds: Seconds = 10,
+    size: Size = "1024x1024",
+    workers: Workers = 2,
+    folder: Folder = "",
+    deadline: Deadline = 1000,
+    slo: Annotated[str, typer.Option(metavar="p99=MS", help="What must hold.")] = "p99=30ms",
+    as_json: Json = False,
+) -> int:
+    """Raise the rate from --rate until the promise breaks; says the highest rate that held."""
+    from bench.line import knee
+    from bench.show import show_runs
+
+    try:
+        limit = float(slo.removeprefix("p99=").removesuffix("ms"))
+    except ValueError:
+        raise typer.BadParameter(f"--slo {slo!r}: give a limit in milliseconds, as in p99=30ms") from None
+    runs = knee(_load(model, rate, seconds, size, workers, folder, deadline), limit)
+    show_runs(runs, as_json=as_json, knee_ms=limit)
+    return 0 if runs[0].in_time and runs[0].elapsed_ms["p99"] <= limit else 1
+
+
 # typer brings its own click, or an installed one, by version: its exceptions are reached through what typer exports
 _UsageError: Any = typer.BadParameter.__mro__[1]
 

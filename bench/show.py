@@ -1,0 +1,57 @@
+"""What the bench commands print: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.line import Measured
+
+
+def machine() -> str:
+    """Return what these figures were measured on, in words."""
+    import os
+
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def show_runs(runs: Sequence[Measured], *, as_json: bool, knee_ms: float | None = None) -> None:
+    """Print one row a run and the stages of the last one; `knee_ms` adds the highest rate that held that p99."""
+    held = [r for r in runs if r.in_time and knee_ms is not None and r.elapsed_ms["p99"] <= knee_ms]
+    best = max((r.load.rate for r in held), default=None)
+    if as_json:
+        extra = {} if knee_ms is None else {"slo_p99_ms": knee_ms, "highest_rate": best}
+        print(json.dumps({"machine": machine(), "runs": [r.as_dict() for r in runs], **extra}))
+        return
+    console = Console()
+    console.print(_runs_table(runs))
+    console.print(_stages_table(runs[-1]))
+    if knee_ms is not None:
+        console.print(f"highest rate with p99 <= {knee_ms:g} ms and nothing undecided: {best or 'none of these'}")
+    console.print(machine(), style="dim")
+
+
+def _runs_table(runs: Sequence[Measured]) -> Table:
+    load = runs[0].load
+    title = f"{load.width}x{load.height} {'colour' if load.colour else 'gray'}, {load.workers} worker(s), model {load.model}"
+    table = Table(title=f"Frame ready -> outcome at the sink ({title})")
+    for column in ("rate/s", "parts", "PASS", "FAIL", "NO_DECISION", "lost", "p50 ms", "p99 ms", "p99.9 ms", "max ms"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        counts = [str(run.counts.get(v, 0)) for v in ("PASS", "FAIL", "NO_DECISION")]
+        times = [f"{run.elapsed_ms.get(q, float('nan')):.1f}" for q in ("p50", "p99", "p99_9", "max")]
+        table.add_row(f"{run.load.rate:g}", str(run.parts), *counts, str(run.lost), *times)
+    return table
+
+
+def _stages_table(run: Measured) -> Table:
+    table = Table(title="Stages in the worker, ms")
+    for column in ("stage", "p50", "p99", "p99.9"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage, times in run.stages_ms.items():
+        table.add_row(stage, *(f"{times[q]:.2f}" for q in ("p50", "p99", "p99_9")))
+    return table
