@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 from line_worker.errors import ConfigError
 
 MAX_SOCKET_PATH = 100  # the kernel allows 107 bytes for a socket file's path
+_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s\"]*@", re.IGNORECASE)  # "rtsp://user:password@"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -166,6 +168,7 @@ class RecordSink(Section):
     kind: Literal["record"]
     name: Name = "record"
     path: Path
+    tolerance: float = Field(default=1e-3, ge=0)  # how far a replayed score may lie off, as a share of its threshold
 
 
 Sink = Annotated[PlcSink | StoreSink | LogSink | RecordSink, Field(discriminator="kind")]
@@ -213,10 +216,19 @@ class Config(Section):
         """The hub's journal."""
         return self.line.data / "journal.sqlite"
 
+    def public_json(self) -> str:
+        """Return the configuration as JSON, without the user names and passwords in URLs of cameras."""
+        return without_credentials(self.model_dump_json())
+
     @property
     def frame_bytes(self) -> int:
         """Bytes of the largest frame any camera may send."""
         return int(max(c.max_frame_mb for c in self.cameras) * 1e6)
+
+
+def without_credentials(text: str) -> str:
+    """Return `text` without the user names and passwords of the URLs in it."""
+    return _CREDENTIALS.sub(r"\1", text)
 
 
 def load(path: Path) -> Config:

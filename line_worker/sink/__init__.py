@@ -90,7 +90,7 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
     if sink.kind == "record":
         from line_worker.sink.record import Recorder
 
-        return Recorder(sink.path, config)
+        return Recorder(sink.path, config, sink.tolerance)
     from line_worker.sink.log import Log
 
     return Log(sink.path)

@@ -51,23 +51,23 @@ class Source(Protocol):
 
 def make_source(camera: Camera) -> Source:
     """Return the source that `camera` names; nothing is opened yet."""
-    kind = camera.source.kind
-    if kind == "folder":
+    source = camera.source
+    if source.kind == "folder":
         from line_worker.source.folder import FolderFrames
 
-        return FolderFrames(camera.source)
-    if kind == "video":
+        return FolderFrames(source)
+    if source.kind == "video":
         from line_worker.source.video import VideoFrames
 
-        return VideoFrames(camera.source)
-    if kind == "camera":
+        return VideoFrames(source)
+    if source.kind == "camera":
         from line_worker.source.camera import CameraFrames
 
-        return CameraFrames(camera.source)
-    if kind == "replay":
+        return CameraFrames(source)
+    if source.kind == "replay":
         from line_worker.source.replay import ReplayFrames
 
-        return ReplayFrames(camera.source, camera.name)
+        return ReplayFrames(source, camera.name)
     from line_worker.source.synthetic import SyntheticFrames
 
-    return SyntheticFrames(camera.source)
+    return SyntheticFrames(source)

@@ -1,0 +1,164 @@
+"""The recorder: frames and outcomes into an MCAP recording while the line runs.
+
+A frame is copied out of the ring at once, before the source needs its slot again, and written by a thread of its own;
+a slow disk costs pictures, never decisions. What does not fit into the queue, or was overwritten before it could be
+copied, is recorded as missing, with its key. An outcome counts as delivered when it is queued: the journal is the
+book, a recording is a witness, and what a killed recorder had in hand is missing from it visibly.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from line_worker.errors import FrameError, RecordingError, SinkError
+from line_worker.sink import QuietSink
+from line_worker.sink.recent import RecentKeys
+from line_worker.wire.frames import FrameReader
+from line_worker.wire.recording import RecordingMeta, Trigger
+from line_worker.wire.recording_writer import RecordingWriter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from line_worker.config import Config
+    from line_worker.wire.messages import Frame, Outcome
+
+log = structlog.get_logger()
+
+QUEUE_BYTES = 256_000_000  # pictures waiting for the disk
+QUEUE_ITEMS = 20_000  # triggers and outcomes waiting for the disk
+
+Task = Callable[[], None]
+
+
+class Recorder(QuietSink):
+    """See the module's text. `missing` counts the pictures that are not in the recording."""
+
+    wants_frames = True
+
+    def __init__(self, path: Path, config: Config, tolerance: float, queue_bytes: int = QUEUE_BYTES) -> None:
+        self._path, self._config, self._tolerance = path, config, tolerance
+        self._queue_bytes = queue_bytes
+        self._thread: WriterThread | None = None
+        self._reader = FrameReader()
+        self._taken, self._delivered = RecentKeys(), RecentKeys()
+        self.missing = 0
+
+    def open(self) -> None:
+        """Create the file; SinkError when that is impossible, for example because it is there already."""
+        self.close()
+        meta = RecordingMeta(self._config.line.name, time.time(), self._tolerance, self._config.public_json())
+        try:
+            self._thread = WriterThread(RecordingWriter(self._path, meta))
+        except RecordingError as error:
+            raise SinkError(str(error)) from error
+        self._thread.start()
+
+    def deliver(self, outcome: Outcome, now: float) -> bool:
+        """Queue `outcome`; after a failure of the disk a new file is tried first."""
+        if self._thread is None or self._thread.failure:
+            self.open()
+        assert self._thread is not None
+        if outcome.key not in self._delivered:
+            if self._thread.tasks.qsize() >= QUEUE_ITEMS:
+                raise SinkError(f"{self._path}: the disk does not keep up; outcomes wait")
+            self._thread.put(functools.partial(self._thread.writer.outcome, outcome, _wall_ns()))
+            self._delivered.add(outcome.key)
+        return True
+
+    def tap(self, frame: Frame, inline: bytes) -> None:
+        """Queue a copy of the frame's pixels, or why there are none."""
+        thread = self._thread
+        if thread is None or thread.failure or frame.key in self._taken or thread.tasks.qsize() >= QUEUE_ITEMS:
+            return
+        at_ns = _wall_ns()
+        pixels, missing = self._copy(frame, inline, thread)
+        if missing:
+            self.missing += 1
+            log.warning("frame is missing from the recording", key=str(frame.key), why=missing)
+        else:
+            self._taken.add(frame.key)
+        trigger_ns = at_ns - round(max(0.0, frame.age_ms) * 1e6)
+        task = functools.partial(thread.writer.frame, Trigger(frame, missing), pixels, at_ns, trigger_ns)
+        thread.put(task, 0 if pixels is None else pixels.nbytes)
+
+    def reachable(self) -> tuple[bool, str]:
+        """Whether the file can be written, and how many pictures it lacks."""
+        if self._thread is None or self._thread.failure:
+            return False, self._thread.failure if self._thread else "not open"
+        return True, f"{self.missing} picture(s) missing" if self.missing else ""
+
+    def close(self) -> None:
+        """Write what is queued and finish the file."""
+        if self._thread is not None:
+            self._thread.finish()
+            self._thread = None
+        self._reader.close()
+
+    def _copy(self, frame: Frame, inline: bytes, thread: WriterThread) -> tuple[NDArray[Any] | None, str]:
+        """Return (pixels, "") or (None, why they are missing); (None, "") for a frame that never had any."""
+        if frame.place == "none":
+            return None, ""
+        if thread.waiting_bytes + max(0, frame.nbytes) > self._queue_bytes:
+            return None, "the disk does not keep up"
+        try:
+            return self._reader.read(frame, inline), ""
+        except FrameError as error:
+            return None, str(error)
+
+
+class WriterThread(threading.Thread):
+    """Writes queued tasks in order; `failure` says why it has stopped, "" while it works."""
+
+    def __init__(self, writer: RecordingWriter) -> None:
+        super().__init__(name="recording", daemon=True)
+        self.writer = writer
+        self.tasks: queue.SimpleQueue[tuple[Task, int] | None] = queue.SimpleQueue()
+        self.failure = ""
+        self.waiting_bytes = 0
+        self._lock = threading.Lock()
+
+    def put(self, task: Task, nbytes: int = 0) -> None:
+        """Queue a task that holds `nbytes` of memory."""
+        with self._lock:
+            self.waiting_bytes += nbytes
+        self.tasks.put((task, nbytes))
+
+    def finish(self) -> None:
+        """Write what is queued, close the file, end."""
+        self.tasks.put(None)
+        self.join()
+
+    def run(self) -> None:
+        """Write until `finish`."""
+        try:
+            while (item := self.tasks.get()) is not None:
+                self._write(*item)
+            self.writer.close()
+        except RecordingError as error:
+            self.failure = str(error)
+            log.error("recording has stopped", error=self.failure)  # noqa: TRY400 - said to the user, in words
+            self.writer.abandon()
+
+    def _write(self, task: Task, nbytes: int) -> None:
+        task()
+        with self._lock:
+            self.waiting_bytes -= nbytes
+        if self.tasks.empty():
+            self.writer.flush()  # nothing waits: what is written now survives a kill
+
+
+_WALL_NS = time.time_ns() - time.monotonic_ns()
+
+
+def _wall_ns() -> int:
+    """Return Unix nanoseconds as of the start of this process, advanced by the monotonic clock: they never jump."""
+    return _WALL_NS + time.monotonic_ns()

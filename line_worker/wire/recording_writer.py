@@ -1,0 +1,166 @@
+"""Writes a recording; see `recording` for what is in it.
+
+The file is `X.mcap.part` until it is closed in good order and gets its name, so a file called `X.mcap` is whole. What
+a killed writer left is readable up to the last flush, and the next writer sets it aside as `X.cut-1.mcap`. Chunks are
+not compressed: for a picture of one megapixel that costs 1.2 ms of computing, zstd at its fastest useful level 6 ms
+for 2.2 times less disk on photographs and nothing on noise; `mcap compress` does it afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcap.writer import CompressionType, Writer
+
+from line_worker.errors import RecordingError
+from line_worker.wire import rosimage
+from line_worker.wire.messages import Outcome
+from line_worker.wire.recording import (
+    END,
+    META,
+    OUTCOME,
+    OUTCOMES,
+    START,
+    TRIGGER,
+    RecordingMeta,
+    Trigger,
+    header_of,
+    seal,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NO_SCHEMA = 0  # JSON describes itself
+CHUNK_BYTES = 256 * 1024  # small pictures share a chunk, large ones have their own: damage costs little
+SYNC_BYTES = 64_000_000  # what may lie unwritten in the kernel's cache: closing stays quick
+
+
+class RecordingWriter:
+    """One recording being written, by one thread. Every method raises RecordingError when the file cannot be written.
+
+    `at_ns` are Unix nanoseconds of a clock that does not jump; `trigger_ns` is when the part was triggered.
+    """
+
+    def __init__(self, path: Path, meta: RecordingMeta) -> None:
+        self.path, self.meta = path, meta
+        self.part = path.with_name(path.name + ".part")
+        self.frames = self.missing = self.outcomes = 0
+        self._bundles: set[str] = set()
+        self._channels: dict[str, int] = {}
+        self._unsynced = 0
+        with self._writing():
+            self._file = _create(self.path, self.part)
+            self._writer = Writer(self._file, CHUNK_BYTES, CompressionType.NONE)
+            self._writer.start(profile="ros2", library="line-worker")
+            self._writer.add_metadata(START, self._description())
+            self._file.flush()
+
+    def frame(self, trigger: Trigger, pixels: NDArray[Any] | None, at_ns: int, trigger_ns: int) -> None:
+        """Write a trigger and its picture; without one, `trigger.missing` or the frame's problem says why."""
+        key = trigger.frame.key
+        trigger = dataclasses.replace(trigger, frame=header_of(trigger.frame))
+        with self._writing():
+            if pixels is not None:
+                image = rosimage.encode(pixels, trigger_ns, str(key))
+                self._add(self._image_channel(key.camera), image, at_ns, trigger_ns, key.seq)
+            data = TRIGGER.dump_json(trigger, exclude={"frame": {"pixels"}})
+            self._add(self._json_channel(f"/{key.camera}/trigger"), data, at_ns, trigger_ns, key.seq)
+        self.frames += 1
+        self.missing += bool(trigger.missing)
+
+    def outcome(self, outcome: Outcome, at_ns: int) -> None:
+        """Write an outcome."""
+        with self._writing():
+            data = OUTCOME.dump_json(outcome)
+            self._add(self._json_channel(OUTCOMES), data, at_ns, at_ns, outcome.key.seq)
+        self.outcomes += 1
+        self._bundles |= {outcome.bundle} - {""}
+
+    def flush(self) -> None:
+        """Hand everything to the operating system: a writer that is killed afterwards loses none of it."""
+        with self._writing():
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the file, put it on disk and give it its name. May be called twice."""
+        if self._file.closed:
+            return
+        with self._writing():
+            self._writer.add_metadata(END, self._description())
+            self._writer.finish()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.part.rename(self.path)
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Leave the file as it is: cut, but readable."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    # ---- inside -------------------------------------------------------------------------------------------------
+
+    def _description(self) -> dict[str, str]:
+        counts = {"frames": self.frames, "missing": self.missing, "outcomes": self.outcomes}
+        texts = {name: str(count) for name, count in counts.items()}
+        meta = META.dump_json(self.meta).decode()
+        return seal({"meta": meta, "bundles": " ".join(sorted(self._bundles)), **texts})
+
+    def _add(self, channel: int, data: bytes, at_ns: int, trigger_ns: int, seq: int) -> None:
+        self._writer.add_message(channel, at_ns, data, trigger_ns, seq & 0xFFFFFFFF)
+        self._unsynced += len(data)
+        if self._unsynced > SYNC_BYTES:
+            self._unsynced = 0
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+
+    def _image_channel(self, camera: str) -> int:
+        topic = f"/{camera}/image"
+        if topic not in self._channels:
+            schema = self._writer.register_schema(rosimage.NAME, "ros2msg", rosimage.DEFINITION.encode())
+            self._channels[topic] = self._writer.register_channel(topic, "cdr", schema)
+        return self._channels[topic]
+
+    def _json_channel(self, topic: str) -> int:
+        if topic not in self._channels:
+            self._channels[topic] = self._writer.register_channel(topic, "json", NO_SCHEMA)
+        return self._channels[topic]
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RecordingError(
+                f"{self.path}: cannot be written ({error.strerror}); nothing more is recorded; "
+                "check the disk's space and the folder's permissions"
+            ) from error
+
+
+def _create(path: Path, part: Path) -> Any:
+    """Open the part file; what a dead writer left is set aside, a living one is respected."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise RecordingError(f"{path}: is there already and is not overwritten; give another name, or move it away")
+    file = part.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RecordingError(f"{path}: another process is recording into it; give another name") from None
+    if not file.tell():
+        return file
+    spare = next(
+        p for n in itertools.count(1) if not (p := path.with_name(f"{path.stem}.cut-{n}{path.suffix}")).exists()
+    )
+    part.rename(spare)
+    file.close()
+    return _create(path, part)

@@ -1,0 +1,98 @@
+"""A picture as a ROS 2 `sensor_msgs/msg/Image` in CDR, which Foxglove, rerun and the ROS tools open as it is.
+
+CDR (OMG DDSI-RTPS 2.5, 10.2; here little-endian): four bytes of encapsulation, then every number aligned to its own
+size counted from there, strings with length and closing NUL, the sequence of bytes with its length.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NAME = "sensor_msgs/msg/Image"
+_RULE = "=" * 80
+DEFINITION = f"""\
+std_msgs/Header header
+uint32 height
+uint32 width
+string encoding
+uint8 is_bigendian
+uint32 step
+uint8[] data
+{_RULE}
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+{_RULE}
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+"""
+ENCODINGS = {("uint8", 2): "mono8", ("uint16", 2): "mono16", ("uint8", 3): "bgr8", ("uint16", 3): "bgr16"}
+_KINDS = {encoding: kind for kind, encoding in ENCODINGS.items()}
+_ENCAPSULATION = b"\x00\x01\x00\x00"
+
+
+def encode(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> bytes:
+    """Return the message of `pixels`, (H, W) or (H, W, 3) BGR, uint8 or uint16, taken at `stamp_ns`."""
+    height, width = pixels.shape[:2]
+    head = bytearray(struct.pack("<iI", *divmod(stamp_ns, 1_000_000_000)))
+    _text(head, frame_id)
+    _align(head)
+    head += struct.pack("<II", height, width)
+    _text(head, ENCODINGS[pixels.dtype.name, pixels.ndim])
+    head.append(0)
+    _align(head)
+    head += struct.pack("<II", pixels.nbytes // height, pixels.nbytes)
+    return b"".join((_ENCAPSULATION, head, np.ascontiguousarray(pixels).data.cast("B")))
+
+
+def decode(data: bytes) -> tuple[str, NDArray[Any]]:
+    """Return (frame_id, pixels) of a message that `encode` made; the pixels are a read-only view of `data`.
+
+    Raises:
+        ValueError: the bytes are no such message.
+    """
+    if data[:4] != _ENCAPSULATION:
+        raise ValueError("not little-endian CDR")
+    try:
+        frame_id, at = _read_text(data, 12)
+        height, width = struct.unpack_from("<II", data, at := _aligned(at))
+        encoding, at = _read_text(data, at + 8)
+        nbytes = struct.unpack_from("<4xI", data, at := _aligned(at + 1))[0]
+    except struct.error as error:
+        raise ValueError(f"cut: {error}") from error
+    if encoding not in _KINDS:
+        raise ValueError(f"encoding {encoding!r} is not used by line-worker")
+    dtype, dimensions = _KINDS[encoding]
+    shape = (height, width, 3)[:dimensions]
+    if nbytes != len(data) - at - 8:
+        raise ValueError(f"{len(data) - at - 8} bytes of pixels, {nbytes} announced")
+    return frame_id, np.frombuffer(data, dtype, offset=at + 8).reshape(shape)
+
+
+def _align(buffer: bytearray) -> None:
+    buffer += bytes(-len(buffer) % 4)
+
+
+def _aligned(at: int) -> int:
+    """Return the next offset that is aligned to 4; the encapsulation is 4 bytes long and does not matter."""
+    return at + -at % 4
+
+
+def _text(buffer: bytearray, text: str) -> None:
+    _align(buffer)
+    raw = text.encode() + b"\0"
+    buffer += struct.pack("<I", len(raw)) + raw
+
+
+def _read_text(data: bytes, at: int) -> tuple[str, int]:
+    at = _aligned(at)
+    (length,) = struct.unpack_from("<I", data, at)
+    end = at + 4 + length
+    return data[at + 4 : end - 1].decode(), end
