@@ -167,24 +167,24 @@ def limit_pages(store: Store, more: int) -> None:
     store._db.execute(f"PRAGMA max_page_count = {pages + more}")
 
 
-def deliver_until_full(store: Store) -> int:
-    seq = -1
-    with pytest.raises(SinkError, match=r"disk is full.*the hub keeps it"):
-        for seq in range(10_000):
-            store.deliver(outcome(seq, reason=1), 0.0)
-    return seq
+def deliver_all(store: Store, sent: list[int]) -> None:
+    for seq in range(10_000):
+        sent.append(seq)
+        store.deliver(outcome(seq, reason=1), 0.0)
 
 
 def test_a_full_database_gives_up_pictures_then_raises_and_takes_the_outcome_later(store: Store) -> None:
     store.crop(crop(0))
     limit_pages(store, 3)
-    stuck = deliver_until_full(store)
+    sent: list[int] = []
+    with pytest.raises(SinkError, match=r"disk is full.*the hub keeps it"):
+        deliver_all(store, sent)
     assert (len(store.crops), store.reachable()[1]) == (0, "no pictures are kept: the disk is full")
     store.crop(crop(1))
     assert store.crops_refused == 1
     limit_pages(store, 100)
-    assert store.deliver(outcome(stuck, reason=1), 0.0)
-    assert [one.key.seq for one in read_outcomes(store.path)] == list(range(stuck + 1))
+    assert store.deliver(outcome(sent[-1], reason=1), 0.0)
+    assert [one.key.seq for one in read_outcomes(store.path)] == sent
 
 
 FULL_DISK = """
