@@ -1,0 +1,60 @@
+# Everything a newcomer needs: `make demo`, `make test`. Python 3.11+ and make are all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+SOURCES := $(shell find line_worker calib bench -name '*.py' -o -name '*.html')
+
+# Without an NVIDIA driver torch comes first, as the build that TORCH names; with one, the newest CUDA build comes.
+# TORCH_ARGS is for indexes that keep the CPU builds apart, e.g. make test TORCH_ARGS="--index-url URL"
+TORCH ?= $(if $(wildcard /proc/driver/nvidia/version),torch>=2.13,torch==2.13.0)
+TORCH_ARGS ?=
+
+.PHONY: demo test check format slow wheel clean
+demo: $(VENV)/.installed
+	$(BIN)/line-worker demo
+
+test: $(VENV)/.tests
+	$(BIN)/pytest
+
+# long runs: many more steps of the state machine and the message fuzzing
+slow: $(VENV)/.tests
+	HYPOTHESIS_PROFILE=slow $(BIN)/pytest tests/test_ledger.py tests/test_messages.py tests/test_batching.py --timeout 3600
+
+define timed
+	@start=$$(date +%s); echo "== $(1)"; $(2); echo "== $(1): $$(( $$(date +%s) - start )) s"
+endef
+
+check: $(VENV)/.tests $(VENV)/.checks
+	$(call timed,format,$(BIN)/ruff format --check --quiet .)
+	$(call timed,lint,$(BIN)/ruff check --quiet .)
+	$(call timed,types,$(BIN)/mypy line_worker calib bench)
+	$(call timed,import contracts,$(BIN)/lint-imports)
+	$(call timed,tests,$(BIN)/pytest --quiet)
+
+format: $(VENV)/.checks
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/.torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "line-worker needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_ARGS) "$(TORCH)"
+	@touch $@
+
+# the wheel is installed, not the checkout: what is tested is what users get
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml $(SOURCES)
+	$(PIP) --upgrade-strategy only-if-needed .
+	$(PIP) --force-reinstall --no-deps .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	$(PIP) ".[test]"
+	@touch $@
+
+$(VENV)/.checks: $(VENV)/.tests
+	$(PIP) ".[check]"
+	@touch $@
