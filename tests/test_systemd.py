@@ -25,7 +25,7 @@ def _analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.fixture()
+@pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The units as they would be installed, with this environment's line-worker in place of the documented path."""
     command = Path(sys.executable).parent / "line-worker"
