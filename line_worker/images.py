@@ -42,7 +42,8 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image:
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
     """Return the image in PNG, JPEG, WebP, BMP or TIFF bytes: uint8 or uint16, (H, W) gray or (H, W, 3) BGR.
 
-    Bit depth is kept, an alpha channel is dropped, EXIF orientation is not applied. `name` stands for it in errors.
+    Bit depth is kept, an alpha channel is dropped, EXIF orientation is not applied; a WebP file, which has no gray, is
+    gray when its channels are equal everywhere. `name` stands for the image in errors.
     Raises ImageError when it is another format, cut, damaged, or larger than `max_pixels`.
     """
     width, height = _dimensions(data, name)
@@ -81,8 +82,16 @@ def _decoded(data: bytes, name: str) -> Image:
     if image.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{name}: its pixels are {image.dtype}; save it with 8 or 16 bits a channel")
     if image.ndim == 3:
-        image = image[..., 0] if image.shape[2] <= 2 else image[..., :3]
+        image = image[..., 0] if _is_gray(data, image) else image[..., :3]
     return cast(Image, np.ascontiguousarray(image))
+
+
+def _is_gray(data: bytes, image: Image) -> bool:
+    """Return whether (H, W, C) holds gray: WebP stores gray as three equal channels."""
+    if image.shape[2] <= 2:
+        return True
+    blue, green, red = image[..., 0], image[..., 1], image[..., 2]
+    return data.startswith(b"RIFF") and np.array_equal(blue, green) and np.array_equal(green, red)
 
 
 def _damaged(name: str) -> ImageError:

@@ -1,0 +1,119 @@
+"""The light on the background: a quadratic surface fitted to what the frame's border shows, and what differs from it.
+
+Everything is in gray levels of 0..255, whatever the camera's bit depth, and in coordinates that run from -1 to 1 over
+the frame, so that one fit serves every resolution of the picture.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = NDArray[np.float32]
+Image = NDArray[np.uint8] | NDArray[np.uint16]
+
+LEVELS = 255.0
+FIT_SIDE = 64  # long side used for the fit, and grid on which the surface is evaluated
+RING = 0.06  # width of the border ring that must show background, as a share of the long side
+FLOOR = 64.0  # u = (I - bg) / max(bg, FLOOR): a ratio on bright backgrounds, a difference on dark ones
+
+
+def shrink(image: Image | Plane, side: int) -> tuple[Image | Plane, float]:
+    """Return `image` scaled so that its long side is `side`, and the scale (new pixels per old pixel)."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = (max(2, round(width * scale)), max(2, round(height * scale)))
+    return cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA)), scale
+
+
+def levels(image: Image | Plane, white: float) -> Plane | NDArray[np.uint8]:
+    """Return `image` with `white` at 255; an 8-bit image that has it there already is returned as it is."""
+    if image.dtype == np.uint8 and white == LEVELS:
+        return cast(NDArray[np.uint8], image)
+    return image.astype(np.float32) * np.float32(LEVELS / white)
+
+
+def quadratic(x: Plane, y: Plane) -> Plane:
+    """Return the terms (1, x, y, x^2, xy, y^2) along a last axis."""
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)
+
+
+def _centres(n: int) -> Plane:
+    return ((np.arange(n) + 0.5) / n * 2 - 1).astype(np.float32)
+
+
+@functools.cache
+def _terms(height: int, width: int) -> Plane:
+    """Return the terms at every pixel centre of a small grid, (height * width, 6)."""
+    y, x = np.meshgrid(_centres(height), _centres(width), indexing="ij")
+    terms = quadratic(x, y).reshape(-1, 6)
+    terms.setflags(write=False)
+    return terms
+
+
+@functools.cache
+def border_ring(height: int, width: int) -> NDArray[np.bool_]:
+    """Return (height, width), True on the frame's border."""
+    k = max(1, round(RING * max(height, width)))
+    ring = np.ones((height, width), np.bool_)
+    ring[k:-k, k:-k] = False
+    ring.setflags(write=False)
+    return ring
+
+
+def fit_background(image: Image | Plane) -> Plane:
+    """Fit a quadratic surface to the background of a small image (h, w) or (h, w, C) in gray levels; return (C, 6).
+
+    Starts from the border ring and takes in, five times, the pixels within three robust sigma of the surface.
+    """
+    height, width = image.shape[:2]
+    values = image.reshape(height * width, -1).astype(np.float32)
+    terms, ring = _terms(height, width), border_ring(height, width).reshape(-1)
+    median = np.median(values[ring], 0)
+    away = np.abs(values - median).max(1)
+    use = (away < max(20.0, 3 * 1.4826 * float(np.median(away[ring])))) & ring
+    if use.sum() < 12:
+        use = ring
+    surface = np.zeros((6, values.shape[1]), np.float32)
+    surface[0] = median
+    for step in range(5):
+        if step:
+            surface = _least_squares(terms[use], values[use])
+        residual = np.abs(values - terms @ surface).max(1)
+        sigma = 1.4826 * float(np.median(residual[use])) + 0.5
+        use = residual < max(3 * sigma, 0.0 if step else 12.0)
+        if use.sum() < 40:
+            use = ring
+    return np.ascontiguousarray(surface.T, np.float32)
+
+
+def _least_squares(terms: Plane, values: Plane) -> Plane:
+    normal = terms.T @ terms + np.float32(1e-6) * np.eye(6, dtype=np.float32)
+    return np.linalg.solve(normal, terms.T @ values).astype(np.float32)
+
+
+def background(surface: Plane, height: int, width: int) -> Plane:
+    """Evaluate a fitted surface (C, 6) on a frame: (height, width, C), exact on a coarse grid, bilinear between."""
+    k = max(1, round(max(height, width) / FIT_SIDE))
+    rows, cols = max(2, height // k), max(2, width // k)
+    coarse = (_terms(rows, cols) @ surface.T).reshape(rows, cols, -1)
+    fine: Plane = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    return fine.reshape(height, width, -1)
+
+
+def deviation(image: Image | Plane, surface: Plane) -> tuple[Plane, Plane]:
+    """Return how far `image` (h, w[, C]) in gray levels lies from the background, in units of it.
+
+    Both are (h, w): the signed mean over the channels, and the largest absolute value over them.
+    """
+    height, width = image.shape[:2]
+    light = background(surface, height, width)
+    values = image.reshape(height, width, -1).astype(np.float32)
+    u = np.divide(values - light, np.maximum(light, np.float32(FLOOR)), dtype=np.float32)
+    if u.shape[2] == 1:
+        return u[..., 0], np.abs(u[..., 0])
+    return u.mean(2), np.abs(u).max(2)

@@ -1,0 +1,284 @@
+"""From a picture of a part to its canonical picture: located, posed against templates of good parts, straightened.
+
+A picture that cannot be brought there is a reason, never an exception and never a guess: SHAPE when it is not what the
+rectifier learned on, NO_OBJECT when there is no separate part, POSE when the part is not found as good parts lie.
+Rotation and translation only, never a mirror: many parts are chiral.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from line_worker.errors import ConfigError, DatasetError
+from line_worker.verdicts import Reason
+from line_worker.vision.background import Image, Plane
+from line_worker.vision.canonical import LONG_SIDE, canonical_matrix, canonical_size, divide_background, straighten
+from line_worker.vision.geometry import Matrix
+from line_worker.vision.locate import Located, Method
+from line_worker.vision.posing import Posing, Still
+from line_worker.vision.template import Look, look
+
+PoseMethod = Literal["none", "translate", "rigid"]
+Progress = Callable[[float], None]
+
+LEARN_FROM = 400  # of more images every second, third ... is taken: more do not sharpen the templates
+LOCATED_MIN = 0.9  # share of good images that must show a part
+BELONGS = 0.05  # a pixel belongs to the part when it did in more than this share of good images
+DILATION = 9
+OUTSIDE_SLACK = 0.02  # share of the part's outline that may lie outside the frame beyond what good parts showed
+RIM_POINTS = 256
+NAMED = 5  # images named in an error
+
+
+class Rectified(NamedTuple):
+    """A canonical picture and how it came about.
+
+    canonical: float32 (H, W) or (H, W, 3), 1 + (I - bg) / max(bg, 64 of 255): I / bg except on dark backgrounds, so
+    1.0 is background; with `full` I / full scale. matrix: float64 (2, 3), canonical pixel (x, y) to image pixel.
+    quality: correlation with the template, 1.0 when no pose is searched. reason: NONE, SHAPE, NO_OBJECT or POSE; with
+    SHAPE and NO_OBJECT the canonical picture is empty background.
+    """
+
+    canonical: Plane
+    matrix: Matrix
+    quality: float
+    reason: Reason
+
+
+class Frame(NamedTuple):
+    """What every image must be: (H, W), 1 or 3 channels, its type, and the value of full scale."""
+
+    shape: tuple[int, int]
+    channels: int
+    dtype: str
+    white: float
+
+    def fits(self, image: NDArray[Any]) -> bool:
+        """Return whether `image` is of this shape and type."""
+        want = self.shape if self.channels == 1 else (*self.shape, self.channels)
+        return image.shape == want and image.dtype == self.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Rectifier:
+    """Brings pictures of one kind of part into its canonical frame; learned once, the same ever after.
+
+    frame: what images must be. size: (H, W) of the canonical picture. scale: its pixels per image pixel. outside: share
+    of the part's outline that may lie outside the frame. placer: finds the pose; None when texture fills the frame.
+    occupancy: float32 (H, W), share of good parts that were there. mean: float32 canonical picture of the average part.
+    """
+
+    frame: Frame
+    size: tuple[int, int]
+    scale: float
+    outside: float
+    placer: Posing | Still | None
+    occupancy: Plane
+    mean: Plane
+
+    @classmethod
+    def learn(
+        cls,
+        images: Sequence[Image],
+        *,
+        locate: Method,
+        pose: PoseMethod,
+        names: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> Rectifier:
+        """Learn from good images, uint8 or uint16, (H, W) or (H, W, 3) BGR, all alike; errors use their `names`.
+
+        `progress` is told the share of the work that is done. Raises ConfigError for a pose without a located part, and
+        DatasetError, naming images, when they differ in size or channels, or do not show one part each.
+        """
+        if locate == "full" and pose != "none":
+            raise ConfigError("pose", [f"pose {pose} needs a located part; use locate background, or pose none"])
+        names = names or [f"image {k}" for k in range(len(images))]
+        tell = progress or (lambda _: None)
+        frame = _common_frame(images, names)
+        every = -(-len(images) // LEARN_FROM)
+        images, names = images[::every], names[::every]
+        if locate == "full":
+            scale = min(1.0, LONG_SIDE / max(frame.shape))
+            size = (round(frame.shape[0] * scale), round(frame.shape[1] * scale))
+            return cls(frame, size, scale, 1.0, None, *_blank(frame, size))._averaged(images, tell)
+        placer, box = _learn_placer(_looks(images, names, frame.white, tell), pose, lambda s: tell(0.3 + 0.5 * s))
+        size, scale = canonical_size(*box)
+        draft = cls(frame, size, scale, 1.0, placer, *_blank(frame, size))
+        return draft._averaged(images, lambda s: tell(0.8 + 0.2 * s))
+
+    def _averaged(self, images: Sequence[Image], tell: Progress) -> Rectifier:
+        """Return this rectifier with occupancy, mean and the share outside the frame, measured on good images."""
+        total, occupancy = np.zeros(self.mean.shape), np.zeros(self.size)
+        matrices = []
+        for k, image in enumerate(images):
+            done, located = self._rectify(image)
+            if done.reason is Reason.NONE:
+                total += done.canonical
+                occupancy += 1.0 if located is None else _in_canonical(located, done.matrix, self.size)
+                matrices.append(done.matrix)
+            tell((k + 1) / len(images))
+        n = max(1, len(matrices))
+        known = replace(self, occupancy=(occupancy / n).astype(np.float32), mean=(total / n).astype(np.float32))
+        outside = max((known._outside(matrix) for matrix in matrices), default=0.0)
+        return replace(known, outside=outside + OUTSIDE_SLACK)
+
+    @cached_property
+    def template_mask(self) -> NDArray[np.bool_]:
+        """The canonical pixels (H, W) that belong to the part, with a margin of half of DILATION."""
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (DILATION, DILATION))
+        return np.asarray(cv2.dilate((self.occupancy > BELONGS).astype(np.uint8), disc) > 0)
+
+    @cached_property
+    def _rim(self) -> Matrix:
+        """Points (n, 2) on the part's outline in canonical pixels."""
+        part = (self.occupancy > 0.5).astype(np.uint8)
+        contours = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+        points = np.concatenate([np.zeros((0, 2)), *(c[:, 0] for c in contours)])
+        return points[:: -(-len(points) // RIM_POINTS) or 1]
+
+    def rectify(self, image: Image) -> Rectified:
+        """Return the canonical picture of the part in `image`, or the reason why none can be trusted."""
+        return self._rectify(image)[0]
+
+    def _rectify(self, image: Image) -> tuple[Rectified, Located | None]:
+        if not self.frame.fits(image):
+            return self._empty(Reason.SHAPE), None
+        if self.placer is None:
+            return self._whole(image), None
+        seen = look(image, self.frame.white)
+        if not seen.located.found:
+            return self._empty(Reason.NO_OBJECT), seen.located
+        placed = self.placer.place(seen)
+        matrix = canonical_matrix(placed.pose, self.size, self.scale)
+        pixels = straighten(image, matrix, self.size)
+        canonical = divide_background(pixels, seen.located.surface, matrix, self.frame.shape, self.frame.white)
+        sound = placed.sound and self._outside(matrix) <= self.outside
+        return Rectified(canonical, matrix, placed.quality, Reason.NONE if sound else Reason.POSE), seen.located
+
+    def _whole(self, image: Image) -> Rectified:
+        resized = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
+        canonical = resized.astype(np.float32) / np.float32(self.frame.white)
+        return Rectified(canonical, self._frame_matrix(), 1.0, Reason.NONE)
+
+    def _empty(self, reason: Reason) -> Rectified:
+        return Rectified(np.ones(self.mean.shape, np.float32), self._frame_matrix(), 0.0, reason)
+
+    def _frame_matrix(self) -> Matrix:
+        """Return the matrix that lays the canonical picture over the whole frame."""
+        x, y = self.frame.shape[1] / self.size[1], self.frame.shape[0] / self.size[0]
+        return np.array([[x, 0, 0.5 * x - 0.5], [0, y, 0.5 * y - 0.5]])
+
+    def _outside(self, matrix: Matrix) -> float:
+        """Return the share of the part's outline that lies outside the frame."""
+        if not len(self._rim):
+            return 0.0
+        points = self._rim @ matrix[:, :2].T + matrix[:, 2]
+        return float(np.mean(np.any((points < -0.5) | (points > np.array(self.frame.shape[::-1]) - 0.5), axis=1)))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of `from_state`."""
+        arrays = {} if self.placer is None else self.placer.arrays()
+        return {"occupancy": self.occupancy, "mean": self.mean, **arrays}
+
+    def meta(self) -> dict[str, Any]:
+        """Return the rest of what `from_state` needs; JSON keeps it exactly."""
+        frame = self.frame._asdict() | {"shape": list(self.frame.shape)}
+        placer = None if self.placer is None else {"kind": _kind(self.placer), **self.placer.meta()}
+        own = {"size": list(self.size), "scale": self.scale, "outside": self.outside}
+        return {"frame": frame, "placer": placer, **own}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Rectifier:
+        """Return the rectifier that gave `state()` and `meta()`; it rectifies bit-identically."""
+        frame = Frame(**(meta["frame"] | {"shape": tuple(meta["frame"]["shape"])}))
+        size = (meta["size"][0], meta["size"][1])
+        placer = _restored(arrays, meta["placer"])
+        return cls(frame, size, meta["scale"], meta["outside"], placer, arrays["occupancy"], arrays["mean"])
+
+
+def _kind(placer: Posing | Still) -> str:
+    return "posing" if isinstance(placer, Posing) else "still"
+
+
+def _restored(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None) -> Posing | Still | None:
+    if meta is None:
+        return None
+    return Posing.restore(arrays, meta) if meta["kind"] == "posing" else Still.restore(meta)
+
+
+def _blank(frame: Frame, size: tuple[int, int]) -> tuple[Plane, Plane]:
+    """Return an empty occupancy and an empty mean picture."""
+    return np.zeros(size, np.float32), np.zeros(size if frame.channels == 1 else (*size, frame.channels), np.float32)
+
+
+def _in_canonical(located: Located, matrix: Matrix, size: tuple[int, int]) -> Plane:
+    """Return the located part's mask in the canonical frame, (H, W) in 0..1."""
+    to_mask = matrix * located.scale
+    to_mask[:, 2] += 0.5 * located.scale - 0.5
+    mask = located.mask.astype(np.float32)
+    placed: Plane = cv2.warpAffine(mask, to_mask, size[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return placed
+
+
+def _learn_placer(
+    looks: Sequence[Look], pose: PoseMethod, tell: Progress
+) -> tuple[Posing | Still, tuple[float, float]]:
+    if pose == "none":
+        return Still.learn(looks, tell)
+    return Posing.learn(looks, 3 if pose == "rigid" else 2, tell)
+
+
+def _looks(images: Sequence[Image], names: Sequence[str], white: float, tell: Progress) -> list[Look]:
+    """Locate the part in every image and return those that show one; raises DatasetError when too many do not."""
+    looks = []
+    for k, image in enumerate(images):
+        looks.append(look(image, white))
+        tell(0.3 * (k + 1) / len(images))
+    lost = [(name, seen.located.why) for name, seen in zip(names, looks, strict=True) if not seen.located.found]
+    if len(lost) > (1 - LOCATED_MIN) * len(looks):
+        why = "; ".join(f"{count} x {text}" for text, count in Counter(why for _, why in lost).most_common(3))
+        raise DatasetError(
+            f"{len(lost)} of {len(looks)} good images show no single part on a plain background ({why}): "
+            f"{_listed([name for name, _ in lost])}. Use --locate full when texture fills the frame; otherwise leave a "
+            "border of plain background around one part"
+        )
+    return [seen for seen in looks if seen.located.found]
+
+
+def _common_frame(images: Sequence[Image], names: Sequence[str]) -> Frame:
+    """Return what all images are; raises DatasetError naming those that differ from the majority."""
+    if len(images) < 2:
+        raise DatasetError(f"{len(images)} good image(s) are too few to learn from; give at least 20")
+    kinds = [(image.shape, str(image.dtype)) for image in images]
+    (shape, dtype), _ = Counter(kinds).most_common(1)[0]
+    odd = [name for name, kind in zip(names, kinds, strict=True) if kind != (shape, dtype)]
+    if odd:
+        raise DatasetError(
+            f"{len(odd)} of {len(images)} good images are not {shape[1]} x {shape[0]} {dtype} with "
+            f"{_channels(shape)} channel(s) like the others: {_listed(odd)}. Remove or convert them"
+        )
+    white = 255.0 if dtype == "uint8" else _white(max(int(image.max()) for image in images))
+    return Frame((shape[0], shape[1]), _channels(shape), dtype, white)
+
+
+def _channels(shape: tuple[int, ...]) -> int:
+    return 1 if len(shape) == 2 else shape[2]
+
+
+def _white(brightest: int) -> float:
+    """Return full scale of a camera whose values are stored in 16 bits: 10, 12, 14 or 16 bits."""
+    return float(next(2**bits - 1 for bits in (10, 12, 14, 16) if brightest < 2**bits))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
