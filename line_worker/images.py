@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
 BYTES_PER_PIXEL = 8  # 16-bit BGRA: no honest file is larger than this a pixel, plus its metadata
 METADATA_BYTES = 16 << 20
+WEBP_ROUNDING = 2  # gray levels by which the channels of a gray picture differ after lossy WebP
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # OpenCV reads it when it is first imported
 
@@ -43,7 +44,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
     """Return the image in PNG, JPEG, WebP, BMP or TIFF bytes: uint8 or uint16, (H, W) gray or (H, W, 3) BGR.
 
     Bit depth is kept, an alpha channel is dropped, EXIF orientation is not applied; a WebP file, which has no gray, is
-    gray when its channels are equal everywhere. `name` stands for the image in errors.
+    gray when its channels are equal. `name` stands for the image in errors.
     Raises ImageError when it is another format, cut, damaged, or larger than `max_pixels`.
     """
     width, height = _dimensions(data, name)
@@ -82,16 +83,18 @@ def _decoded(data: bytes, name: str) -> Image:
     if image.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{name}: its pixels are {image.dtype}; save it with 8 or 16 bits a channel")
     if image.ndim == 3:
-        image = image[..., 0] if _is_gray(data, image) else image[..., :3]
+        image = image[..., 0] if image.shape[2] <= 2 else image[..., :3]
+    if image.ndim == 3 and data.startswith(b"RIFF") and _is_gray(image):
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     return cast(Image, np.ascontiguousarray(image))
 
 
-def _is_gray(data: bytes, image: Image) -> bool:
-    """Return whether (H, W, C) holds gray: WebP stores gray as three equal channels."""
-    if image.shape[2] <= 2:
-        return True
-    blue, green, red = image[..., 0], image[..., 1], image[..., 2]
-    return data.startswith(b"RIFF") and np.array_equal(blue, green) and np.array_equal(green, red)
+def _is_gray(image: Image) -> bool:
+    """Return whether the channels of (H, W, 3) are equal but for what WebP's colour conversion rounds."""
+    import cv2
+
+    blue, green, red = cv2.split(image)
+    return max(cv2.norm(blue, green, cv2.NORM_INF), cv2.norm(red, green, cv2.NORM_INF)) <= WEBP_ROUNDING
 
 
 def _damaged(name: str) -> ImageError:

@@ -82,6 +82,15 @@ def test_a_cut_file_is_never_a_picture(codec):
             decode_image(data[:keep], "cut.img")
 
 
+def test_webp_is_gray_when_its_channels_are_and_only_then():
+    for quality in (50, 92, 101):
+        assert decode_image(encoded(".webp", GRAY, cv2.IMWRITE_WEBP_QUALITY, quality), "x").shape == GRAY.shape
+    nearly = cv2.merge([GRAY] * 3)
+    nearly[10:30, 10:30, 2] += np.uint8(12)
+    assert decode_image(encoded(".webp", nearly, cv2.IMWRITE_WEBP_QUALITY, 92), "x").ndim == 3
+    assert decode_image(encoded(".png", cv2.merge([GRAY] * 3)), "x").ndim == 3
+
+
 @pytest.mark.parametrize("codec", ["jpeg", "progressive", "png"])
 def test_a_file_whose_end_was_never_written(codec):
     suffix, options = CODECS[codec]
