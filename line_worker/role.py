@@ -17,6 +17,7 @@ import structlog
 from line_worker.config import Config, load
 from line_worker.errors import ConfigError, LineWorkerError
 from line_worker.health import configure_logging, die_with_parent
+from line_worker.memory import keep_large_buffers
 
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> int:
     name = rest[0] if rest else ""
     if supervised:
         die_with_parent()
+    keep_large_buffers()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the supervisor asks a hung process for its stacks before it kills it
     configure_logging(f"{role}-{name}" if name else role)

@@ -28,7 +28,7 @@ from line_worker.verdicts import Reason
 from line_worker.wire import rosimage
 from line_worker.wire.frames import checksum
 from line_worker.wire.mcap_scan import McapScan
-from line_worker.wire.messages import Frame, FrameKey, Outcome
+from line_worker.wire.messages import Frame, Outcome
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -173,17 +173,12 @@ def in_order(recording: Recording, camera: str) -> Iterator[RecordedFrame]:
             yield item
 
 
-def describe(key: FrameKey) -> str:
-    """Return the `frame_id` of the key's picture."""
-    return str(key)
-
-
 def _complete(trigger: Trigger, image: tuple[str, NDArray[Any]] | None, at: float) -> RecordedFrame:
     """Join a trigger with the picture that came before it, if it is its own and intact."""
     frame = trigger.frame
     if frame.place == "none" or trigger.missing:
         return RecordedFrame(frame, None, trigger.missing, at)
-    if image is None or image[0] != describe(frame.key):
+    if image is None or image[0] != str(frame.key):
         return RecordedFrame(frame, None, "its picture is lost from the file", at)
     if image[1].shape != frame.shape or checksum(image[1]) != frame.checksum:
         return RecordedFrame(frame, None, "its picture is damaged", at)
