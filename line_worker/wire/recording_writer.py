@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 NO_SCHEMA = 0  # JSON describes itself
 CHUNK_BYTES = 256 * 1024  # small pictures share a chunk, large ones have their own: damage costs little
+NEVER = 1 << 62
 SYNC_BYTES = 64_000_000  # what may lie unwritten in the kernel's cache: closing stays quick
 
 
@@ -55,10 +56,10 @@ class RecordingWriter:
         self.frames = self.missing = self.outcomes = 0
         self._bundles: set[str] = set()
         self._channels: dict[str, int] = {}
-        self._unsynced = 0
+        self._in_chunk = self._unsynced = 0
         with self._writing():
             self._file = _create(self.path, self.part)
-            self._writer = Writer(self._file, CHUNK_BYTES, CompressionType.NONE)
+            self._writer = Writer(self._file, NEVER, CompressionType.NONE)  # `_end_chunk` says when
             self._writer.start(profile="ros2", library="line-worker")
             self._writer.add_metadata(START, self._description())
             self._file.flush()
@@ -73,6 +74,7 @@ class RecordingWriter:
                 self._add(self._image_channel(key.camera), image, at_ns, trigger_ns, key.seq)
             data = TRIGGER.dump_json(trigger, exclude={"frame": {"pixels"}})
             self._add(self._json_channel(f"/{key.camera}/trigger"), data, at_ns, trigger_ns, key.seq)
+            self._end_chunk()
         self.frames += 1
         self.missing += bool(trigger.missing)
 
@@ -81,6 +83,7 @@ class RecordingWriter:
         with self._writing():
             data = OUTCOME.dump_json(outcome)
             self._add(self._json_channel(OUTCOMES), data, at_ns, at_ns, outcome.key.seq)
+            self._end_chunk()
         self.outcomes += 1
         self._bundles |= {outcome.bundle} - {""}
 
@@ -116,10 +119,17 @@ class RecordingWriter:
 
     def _add(self, channel: int, data: bytes, at_ns: int, trigger_ns: int, seq: int) -> None:
         self._writer.add_message(channel, at_ns, data, trigger_ns, seq & 0xFFFFFFFF)
-        self._unsynced += len(data)
+        self._in_chunk += len(data)
+
+    def _end_chunk(self) -> None:
+        """End the chunk if it is large enough: only between frames, so that a picture stays with its trigger."""
+        if self._in_chunk < CHUNK_BYTES:
+            return
+        self._writer.flush()
+        self._unsynced += self._in_chunk
+        self._in_chunk = 0
         if self._unsynced > SYNC_BYTES:
             self._unsynced = 0
-            self._file.flush()
             os.fdatasync(self._file.fileno())
 
     def _image_channel(self, camera: str) -> int:
