@@ -142,6 +142,7 @@ class PlcSink(Section):
     unit: int = Field(default=1, ge=0, le=247)
     base: int = Field(default=0, ge=0, le=65000)  # address of the first register
     plc_heartbeat_ms: PositiveFloat = 1000.0  # an older heartbeat of the PLC is stale: nothing passes
+    queue: int = Field(default=8, ge=1, le=64)  # results that may wait for acknowledgement; one more is a fault
     simulate: bool = False  # start the simulated PLC beside the line
 
 

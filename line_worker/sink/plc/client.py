@@ -1,0 +1,66 @@
+"""A Modbus TCP client for blocks of holding registers; every failure is one SinkError and ends the connection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pymodbus import ModbusException
+from pymodbus.client import ModbusTcpClient
+
+from line_worker.errors import SinkError
+
+TIMEOUT_S = 0.5
+
+logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # its complaints come back to us as errors of our own
+
+
+class RegisterClient:
+    """Talks to unit `unit` of the server at `host`:`port`; offsets count from `base`. Connects when it is used."""
+
+    def __init__(self, host: str, port: int, unit: int, base: int, timeout_s: float = TIMEOUT_S) -> None:
+        self._where, self._unit, self._base = f"{host}:{port}", unit, base
+        self._client = ModbusTcpClient(host, port=port, timeout=timeout_s, retries=0)
+
+    def read(self, offsets: range) -> list[int]:
+        """Return these registers, read in one request.
+
+        Raises:
+            SinkError: the server cannot be reached, does not answer in time or refuses.
+        """
+        answer = self._ask(self._client.read_holding_registers, self._base + offsets.start, count=len(offsets))
+        words: list[int] = answer.registers
+        if len(words) != len(offsets):
+            raise self._failed(f"answered {len(words)} registers instead of {len(offsets)}")
+        return words
+
+    def write(self, offset: int, words: Sequence[int]) -> None:
+        """Write `words` from `offset` on, in one request.
+
+        Raises:
+            SinkError: as `read`.
+        """
+        self._ask(self._client.write_registers, self._base + offset, list(words))
+
+    def _ask(self, request: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        try:
+            if not self._client.connect():
+                raise self._failed("cannot be reached")
+            answer = request(*args, device_id=self._unit, **named)
+        except (ModbusException, OSError) as error:
+            raise self._failed(f"gives no answer ({error})") from error
+        if answer.isError():
+            raise self._failed(f"refuses: {answer}")
+        return answer
+
+    def _failed(self, what: str) -> SinkError:
+        self.close()
+        return SinkError(
+            f"Modbus server {self._where}, unit {self._unit}, registers from {self._base}: {what}; nothing passes "
+            "meanwhile, it is tried again; check its power, network, address and register map"
+        )
+
+    def close(self) -> None:
+        """Close the connection; the next request opens it again."""
+        self._client.close()

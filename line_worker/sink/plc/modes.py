@@ -1,0 +1,151 @@
+"""The two ways to a PLC's registers: it polls our server, or we write to its server. Neither decides anything."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from line_worker.config import PlcSink
+from line_worker.errors import SinkError
+from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC
+
+BUSY_S = 0.003  # between two rounds while a result waits for its acknowledgement
+IDLE_S = 0.05
+BACKOFF_S = (0.1, 2.0)
+CLOSE_S = 2.0
+
+
+class Registers(Protocol):
+    """What the PLC may read and has written; called from the mode's thread."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether results wait for the PLC."""
+
+    def words(self) -> list[int]:
+        """Return the registers to the PLC as they are now."""
+
+    def take(self, words: list[int]) -> None:
+        """Take the registers that the PLC has written."""
+
+
+class Mode(Protocol):
+    """A way to the PLC."""
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the side that listens."""
+
+    def open(self) -> None:
+        """Begin; SinkError when that is impossible."""
+
+    def wake(self) -> None:
+        """There is something new to show."""
+
+    def trouble(self) -> str:
+        """Return why the PLC cannot be reached, or nothing."""
+
+    def close(self) -> None:
+        """End, in bounded time."""
+
+
+class Served:
+    """The PLC polls us."""
+
+    size, writable = SIZE, FROM_PLC
+
+    def __init__(self, sink: PlcSink, registers: Registers) -> None:
+        from line_worker.sink.plc.server import RegisterServer
+
+        self._registers = registers
+        self._plc_words = [0] * len(FROM_PLC)
+        self._server = RegisterServer(sink.host, sink.port, sink.unit, sink.base, self)
+
+    @property
+    def port(self) -> int:
+        """The port that the server listens on."""
+        return self._server.port
+
+    def read(self) -> list[int]:
+        """Return the whole bank."""
+        reserved = [0] * (FROM_PLC.start - TO_PLC.stop)
+        return self._registers.words() + reserved + self._plc_words
+
+    def write(self, words: list[int]) -> None:
+        """Take what the PLC has written."""
+        self._plc_words = words[FROM_PLC.start :]
+        self._registers.take(self._plc_words)
+
+    def open(self) -> None:
+        """Listen."""
+        self._server.open()
+
+    def wake(self) -> None:
+        """Nothing to do: the PLC comes by itself."""
+
+    def trouble(self) -> str:
+        """Nothing: whether the PLC comes shows in its heartbeat."""
+        return ""
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.close()
+
+
+class Written:
+    """We write to the PLC whenever something changes, and read what it answers."""
+
+    def __init__(self, sink: PlcSink, registers: Registers) -> None:
+        from line_worker.sink.plc.client import RegisterClient
+
+        self.port = sink.port
+        self._registers = registers
+        self._client = RegisterClient(sink.host, sink.port, sink.unit, sink.base)
+        self._thread = threading.Thread(target=self._run, name="modbus-client", daemon=True)
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._trouble = "the PLC has not been reached yet"
+        self._last: list[int] = []  # what the PLC's registers hold
+
+    def open(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Write at once."""
+        self._wake.set()
+
+    def trouble(self) -> str:
+        """Return why the last round failed, or nothing."""
+        return self._trouble
+
+    def _run(self) -> None:
+        backoff_s = BACKOFF_S[0]
+        while not self._stop.is_set():
+            try:
+                self._round()
+            except SinkError as error:
+                self._trouble, self._last = str(error), []
+                self._stop.wait(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_S[1])
+            else:
+                self._trouble, backoff_s = "", BACKOFF_S[0]
+                self._wake.wait(BUSY_S if self._registers.pending else IDLE_S)
+                self._wake.clear()
+
+    def _round(self) -> None:
+        words = self._registers.words()
+        if words != self._last:
+            self._client.write(TO_PLC.start, words)
+            self._last = words
+        self._registers.take(self._client.read(FROM_PLC))
+
+    def close(self) -> None:
+        """Stop writing; the heartbeat in the PLC's registers stands still from now on."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=CLOSE_S)
+        self._client.close()
+
+
+MODES: dict[str, type[Served] | type[Written]] = {"server": Served, "client": Written}

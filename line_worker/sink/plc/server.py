@@ -1,0 +1,117 @@
+"""A Modbus TCP server over a bank of registers; its event loop runs in a thread of its own.
+
+The bank is asked at every request, so a reader gets the registers as they are at that moment, all of one instant:
+nothing else runs on the loop between asking and answering. Bytes that are no Modbus hurt only their own connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from functools import partial
+from typing import Protocol
+
+from pymodbus.constants import ExcCodes
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+from line_worker.errors import SinkError
+
+CLOSE_S = 2.0
+
+logging.getLogger("pymodbus.logging").setLevel(logging.ERROR)  # its warnings come back to us as errors of our own
+
+
+class Bank(Protocol):
+    """Registers 0 to `size` - 1. Both methods are called on the server's thread, one request at a time."""
+
+    size: int
+    writable: range
+
+    def read(self) -> list[int]:
+        """Return all registers as they are now."""
+
+    def write(self, words: list[int]) -> None:
+        """Take all registers, of which the other side has just written some."""
+
+
+class RegisterServer:
+    """Serves `bank` at `base` as holding registers of unit `unit` (0: of every unit)."""
+
+    def __init__(self, host: str, port: int, unit: int, base: int, bank: Bank) -> None:
+        self._address, self._unit, self._base, self._bank = (host, port), unit, base, bank
+        self.port = port
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._device = self._make_device()
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Listen.
+
+        Raises:
+            SinkError: the port is taken or may not be used.
+        """
+        try:
+            listener = socket.create_server(self._address)
+        except OSError as error:
+            host, port = self._address
+            raise SinkError(
+                f"{host}:{port}: no Modbus server can listen there ({error.strerror or error}); the PLC gets nothing; "
+                "stop whatever uses the port, or set another host or port in the plc sink"
+            ) from error
+        self.port = listener.getsockname()[1]
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(listener, ready), name="modbus-server", daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    def _run(self, listener: socket.socket, ready: threading.Event) -> None:
+        asyncio.run(self._serve(listener, ready))
+
+    async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = ModbusTcpServer(self._device, address=self._address)
+        # our own socket: it is bound already, so a port that is taken has been told with its reason
+        server.call_create = partial(self._loop.create_server, server.handle_new_connection, sock=listener)
+        await server.serve_forever(background=True)
+        ready.set()
+        await self._stop.wait()
+        await server.shutdown()
+        await asyncio.sleep(0)  # transports close in the loop's next turn
+
+    def _make_device(self) -> SimDevice:
+        zeros = SimData(self._base, count=self._bank.size, values=0, datatype=DataType.REGISTERS)
+        return SimDevice(id=self._unit, simdata=[zeros], action=self._answer)
+
+    async def _answer(
+        self,
+        function: int,
+        start: int,
+        address: int,
+        count: int,
+        registers: list[int],
+        written: list[int] | list[bool] | None,
+    ) -> ExcCodes | None:
+        """Bring `registers` up to date before they are read, or check and pass on what is written."""
+        size, writable = self._bank.size, self._bank.writable
+        registers[:size] = self._bank.read()
+        if written is None:
+            return None
+        first = address - start
+        if first not in writable or first + count - 1 not in writable:
+            return ExcCodes.ILLEGAL_ADDRESS
+        words = registers[:size]
+        words[first : first + count] = [int(word) for word in written]
+        self._bank.write(words)
+        return None
+
+    def close(self) -> None:
+        """Stop listening and drop every connection."""
+        if self._thread is None or self._loop is None:
+            return
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=CLOSE_S)
+        self._thread = None

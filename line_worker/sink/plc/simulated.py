@@ -1,0 +1,223 @@
+"""The simulated PLC: the twin that ships. It runs `PlcProgram` against the PLC sink through real Modbus TCP.
+
+As client it polls our server, as a PLC does in the sink's mode `server`; with `serve` it is the Modbus server that the
+sink writes to in mode `client`. `python -m line_worker.sink.plc.simulated HOST PORT --log FILE` runs it as a process:
+every decision becomes a line of JSON, SIGTERM ends it with exit code 0. When the station goes away its windows run on,
+and it tries to reach the station again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from line_worker.errors import SinkError
+from line_worker.health import StopFlag
+from line_worker.sink.plc.client import RegisterClient
+from line_worker.sink.plc.program import Booking, PlcProgram
+from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC, Plc, encode
+from line_worker.sink.plc.server import RegisterServer
+
+POLL_S = 0.005
+AGAIN_S = 0.1  # between two attempts to reach the station
+CLOSE_S = 3.0
+
+
+class SimulatedPlc:
+    """A PLC of its own: start it as a context manager (in a thread), or call `run` (in this one).
+
+    Args:
+        host, port, unit, base: where the PLC sink listens or, with `serve`, where this PLC does.
+        serve: be the Modbus server.
+        poll_s: time between two polls, the scan cycle of the PLC.
+        window_s: how long a part that `trigger` announced waits for its result.
+        log: gets a line of JSON for every booking.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        unit: int = 1,
+        base: int = 0,
+        serve: bool = False,
+        poll_s: float = POLL_S,
+        window_s: float = 1.0,
+        log: TextIO | None = None,
+    ) -> None:
+        self._program = PlcProgram(window_s)
+        self._lock = threading.Lock()  # the program is used by this PLC's thread, its server's and callers of `trigger`
+        self._poll_s, self._log = poll_s, log
+        self._client = None if serve else RegisterClient(host, port, unit, base)
+        self._server = RegisterServer(host, port, unit, base, _Bank(self)) if serve else None
+        self._told = Plc()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.books: list[Booking] = []
+        self.trouble = ""
+
+    @property
+    def port(self) -> int:
+        """The port that this PLC listens on."""
+        assert self._server is not None, "only a serving PLC listens"
+        return self._server.port
+
+    @property
+    def received(self) -> int:
+        """Results taken so far."""
+        return self._program.received
+
+    @property
+    def accepted(self) -> int:
+        """Parts accepted so far."""
+        return self._program.accepted
+
+    def trigger(self) -> int:
+        """A part has come; returns its trigger count."""
+        with self._lock:
+            return self._program.trigger(time.monotonic())
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Scan until `stopping`.
+
+        Raises:
+            SinkError: with `serve`, the port cannot be used.
+        """
+        if self._server is not None:
+            self._server.open()
+        try:
+            while not stopping():
+                time.sleep(self._cycle())
+        finally:
+            self._end()
+
+    def _cycle(self) -> float:
+        """Do one scan; returns how long to wait before the next."""
+        wait_s = self._poll_s
+        if self._client is None:
+            with self._lock:
+                self._program.idle(time.monotonic())
+        else:
+            wait_s = self._poll(self._client)
+        self._keep_books()
+        return wait_s
+
+    def _poll(self, client: RegisterClient) -> float:
+        before = self._told.ack_toggle
+        try:
+            plc = self.scan(client.read(TO_PLC))
+            if plc != self._told:
+                client.write(FROM_PLC.start, encode(plc))
+                self._told = plc
+        except SinkError as error:
+            self.trouble, self._told = str(error), Plc()
+            self.scan(None)
+            return AGAIN_S
+        self.trouble = ""
+        return 0.0 if plc.ack_toggle != before else self._poll_s  # another result may be waiting
+
+    def scan(self, words: Sequence[int] | None) -> Plc:
+        """Give the program the registers, or none; returns what it writes."""
+        with self._lock:
+            now = time.monotonic()
+            return self._program.idle(now) if words is None else self._program.scan(words, now)
+
+    def _keep_books(self) -> None:
+        with self._lock:
+            new = list(self._program.booked)
+            self._program.booked.clear()
+        if self._log is None:
+            self.books += new
+        elif new:
+            self._log.writelines(json.dumps(booking.as_dict()) + "\n" for booking in new)
+            self._log.flush()
+
+    def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._client is not None:
+            self._client.close()
+        self._keep_books()
+
+    def start(self) -> SimulatedPlc:
+        """Run in a thread of its own; with `serve`, `port` is known on return."""
+        listening = threading.Event()
+
+        def stopping() -> bool:
+            listening.set()
+            return self._stop.is_set()
+
+        self._thread = threading.Thread(target=self.run, args=(stopping,), name="simulated-plc", daemon=True)
+        self._thread.start()
+        listening.wait(timeout=CLOSE_S)
+        return self
+
+    def stop(self) -> None:
+        """End the thread; the books are complete on return."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=CLOSE_S)
+
+    def __enter__(self) -> SimulatedPlc:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Bank:
+    """The registers of a serving PLC."""
+
+    size, writable = SIZE, TO_PLC
+
+    def __init__(self, plc: SimulatedPlc) -> None:
+        self._plc = plc
+        self._station_words = [0] * FROM_PLC.start
+
+    def read(self) -> list[int]:
+        return self._station_words + encode(self._plc.scan(None))
+
+    def write(self, words: list[int]) -> None:
+        self._station_words = words[: FROM_PLC.start]
+        self._plc.scan(words[: TO_PLC.stop])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one simulated PLC until SIGTERM; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="simulated-plc", description="A PLC over Modbus TCP that rejects by default.")
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--log", type=Path, required=True, help="decisions as JSON lines, appended")
+    parser.add_argument("--unit", type=int, default=1)
+    parser.add_argument("--base", type=int, default=0, help="address of the first register")
+    parser.add_argument("--serve", action="store_true", help="be the Modbus server that the sink writes to")
+    parser.add_argument("--poll-ms", type=float, default=POLL_S * 1000)
+    parser.add_argument("--window-ms", type=float, default=1000.0)
+    chosen = parser.parse_args(arguments)
+    stop = StopFlag()
+    with chosen.log.open("a", encoding="utf-8") as log:
+        plc = SimulatedPlc(
+            chosen.host,
+            chosen.port,
+            unit=chosen.unit,
+            base=chosen.base,
+            serve=chosen.serve,
+            poll_s=chosen.poll_ms / 1000,
+            window_s=chosen.window_ms / 1000,
+            log=log,
+        )
+        plc.run(lambda: bool(stop))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
