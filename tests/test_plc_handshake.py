@@ -288,6 +288,12 @@ def test_an_acknowledgement_that_does_not_change_its_toggle_is_not_finished_yet(
     assert (line.station.fault, line.station.queued) == (Fault.NONE, 0)
 
 
+def test_a_fault_turns_a_fail_on_show_into_no_decision_too(line: Line) -> None:
+    line.offer(outcome(0, reason=Reason.ANOMALY))
+    line.tell(ack_seq=1, ack_toggle=line.result.toggle)
+    assert (line.result.verdict, line.result.reason16) == (Code.NO_DECISION, Reason.NOT_RUNNING)
+
+
 def test_the_fault_names_expected_and_got(line: Line) -> None:
     line.offer(outcome(5))
     line.tell(ack_seq=4, ack_toggle=line.result.toggle)

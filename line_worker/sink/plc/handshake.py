@@ -237,7 +237,6 @@ class Handshake:
         for waiting in self._queue:
             self._undelivered(waiting.key)
         self._queue.clear()
-        self._dropped.clear()
         self._show(withdrawn(self._shown, Reason.NOT_RUNNING))
 
     def _undelivered(self, key: FrameKey) -> None:
