@@ -339,6 +339,19 @@ def test_stale_acknowledgement_registers_are_no_fault_when_the_plc_synchronises(
     assert (line.station.fault, line.hand.synced) == (Fault.NONE, True)
 
 
+@pytest.mark.parametrize("left_behind", [0, 1, 2, 3, 0xFFFF])
+def test_what_an_earlier_station_left_in_the_acknowledgement_is_never_taken_for_one(left_behind: int) -> None:
+    line = Line()
+    line.run(0.05)
+    line.tell(ack_toggle=left_behind)
+    line.synchronise()
+    for seq in range(3):
+        line.offer(outcome(seq))
+        assert line.result.toggle not in (0, line.plc.ack_toggle)
+        line.acknowledge()
+    assert line.hand.counts == {"acknowledged": 3}
+
+
 def test_nothing_is_offered_before_the_plc_synchronises() -> None:
     line = Line()
     line.run(0.05)

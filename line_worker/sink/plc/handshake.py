@@ -142,7 +142,7 @@ class Handshake:
         if not (self.synced and self._fresh and self._alive):
             self._withdraw_all()
         if self._queue and not self._on_show:
-            self._toggle = self._toggle % 0xFFFF + 1
+            self._toggle = self._next_toggle()
             head = self._queue[0]
             head.result = replace(head.result, toggle=self._toggle)
             self._show(head.result)
@@ -220,6 +220,13 @@ class Handshake:
     def _on_show(self) -> bool:
         """Whether the head of the queue is what the PLC sees."""
         return bool(self._queue) and self._queue[0].result.toggle != 0
+
+    def _next_toggle(self) -> int:
+        """Return one that neither the PLC's acknowledgement nor what it last saw can be mistaken for."""
+        toggle = self._toggle
+        while toggle in (0, self._toggle, self._shown.toggle, self._plc.ack_toggle):
+            toggle = (toggle + 1) & 0xFFFF
+        return toggle
 
     def _show(self, result: Result) -> None:
         self._shown, self._shown_words = result, encode(result)
