@@ -28,7 +28,7 @@ MAGIC = b"\x89MCAP0\r\n"
 HEAD = struct.Struct("<BQ")  # opcode, length of the record that follows
 FOOTER = struct.Struct("<BQQQI")  # opcode, length, start of the summary, start of its offsets, CRC
 MAX_CHUNK = 1 << 30  # bytes a chunk may decompress to
-BROKEN = (McapError, ValueError, struct.error, zstandard.ZstdError, RuntimeError)  # lz4 raises RuntimeError
+BROKEN = (McapError, ValueError, OverflowError, struct.error, zstandard.ZstdError, RuntimeError)  # lz4: RuntimeError
 
 
 class McapScan:
