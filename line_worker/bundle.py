@@ -212,7 +212,7 @@ def _manifest(path: Path, raw: bytes) -> dict[str, Any]:
         raise _bad(path, MANIFEST, "is not a JSON object")
     if manifest.get("format") != FORMAT:
         raise BundleError(
-            f"{path}: has format {manifest.get('format')!r}, written by line-worker {manifest.get('line_worker', '?')}, "
+            f"{path}: has format {manifest.get('format')!r}, of line-worker {manifest.get('line_worker', '?')}, "
             f"and line-worker {__version__} reads format {FORMAT}. It is not loaded; train it again with this version, "
             "or run the version that wrote it"
         )

@@ -1,0 +1,182 @@
+"""Trains the autoencoder: the final one and one for each fold, side by side and in step.
+
+The limit comes from what the fold models say about good images that they have not seen, so they must be as well trained
+as the final one. All models therefore take the same number of steps on the same schedule: each is one task of one
+thread at a time, which on a CPU is faster than many threads on one, and gives the same bits every time. The number of
+steps follows from the time allowed and a nominal speed, not from the clock, so that a seed means something; only a
+machine too slow for it shortens all of them alike, never below STEPS_MIN, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from pytorch_msssim import MS_SSIM
+from torch import Tensor, nn
+
+from line_worker.vision.reconstruct import PIXELS, SHORTEST, Autoencoder
+
+BATCH = 4
+RATE, RATE_END, DECAY, WARM_UP = 2e-3, 1e-5, 1e-5, 5  # AdamW: cosine from RATE to RATE_END after WARM_UP steps
+MSE_WEIGHT, OUTSIDE_WEIGHT = 20.0, 0.05
+WINDOW = 7  # of MS-SSIM
+SHIFT, BRIGHTNESS = 2, 0.03  # augmentation: pixels either way, share either way
+FIRST_WEIGHT = 0.3  # the last layer starts small: the first picture is the mean part
+ROUND = 5  # steps that every model takes before the clock is looked at
+STEPS_MIN, STEPS_MAX, STEPS_WANTED = 40, 800, 150
+SECONDS_PER_PIXEL = 1.7e-6  # nominal, forward and backward on one thread of a 2-core cloud machine
+NORM_BATCHES = 10  # over which BatchNorm's statistics are averaged at the end
+
+
+class Plan(NamedTuple):
+    """How long and on how many pixels the models are trained."""
+
+    steps: int
+    pixels: int
+
+
+class Trained(NamedTuple):
+    """One network for each set of indices, the steps each took, and whether the time allowed cut them short."""
+
+    nets: list[Autoencoder]
+    steps: int
+    cut: bool
+
+
+def plan(seconds: float, models: int, threads: int) -> Plan:
+    """Return the steps that `seconds` allow at the nominal speed; little time is spent on a smaller picture."""
+    smallest = SHORTEST**2
+    waves = math.ceil(models / threads)
+    pixels = PIXELS
+    while pixels > smallest and _steps(seconds, waves, pixels) < STEPS_WANTED:
+        pixels = max(smallest, pixels // 2)
+    return Plan(min(STEPS_MAX, max(STEPS_MIN, _steps(seconds, waves, pixels))), pixels)
+
+
+def _steps(seconds: float, waves: int, pixels: int) -> int:
+    return int(seconds / (waves * BATCH * pixels * SECONDS_PER_PIXEL))
+
+
+def train_together(
+    images: Tensor,
+    visible: Tensor,
+    fits: Sequence[Tensor],
+    steps: int,
+    seed: int,
+    deadline: float = math.inf,
+    threads: int = 1,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Trained:
+    """Train one autoencoder on images[fit] for each `fit`, an index tensor.
+
+    images: float32 (N, C, h, w) in 0..1. visible: (1, 1, h, w), where the error counts in full. deadline: of
+    time.monotonic(); the schedule of all is shortened when they would not be done by then.
+    """
+    started = time.monotonic()
+    runs = [_Run(images, visible.float(), fit, seed, k) for k, fit in enumerate(fits)]
+    done, planned = 0, steps
+    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+        while done < planned:
+            until = min(done + ROUND, planned)
+            for finished in [pool.submit(run.advance, done, until, planned) for run in runs]:
+                finished.result()
+            done = until
+            planned = min(planned, max(_affordable(done, started, deadline), STEPS_MIN))
+            progress(done / planned)
+        list(pool.map(_Run.settle, runs))
+    return Trained([run.net for run in runs], done, done < steps)
+
+
+def _affordable(done: int, started: float, deadline: float) -> int:
+    """Return the steps that will have been taken by `deadline` at the speed so far."""
+    now = time.monotonic()
+    if math.isinf(deadline):
+        return STEPS_MAX
+    per_step = (now - started) / done
+    return done + max(0, int((deadline - now) / per_step))
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Let torch use one thread for each operation, so that several tasks share the processor and bits do not vary."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Run:
+    """One network on its way, with its own dice."""
+
+    def __init__(self, images: Tensor, visible: Tensor, fit: Tensor, seed: int, number: int) -> None:
+        self.images, self.visible, self.fit = images, visible, fit
+        self.dice = torch.Generator().manual_seed(1000 * seed + number)
+        self.net: Autoencoder = _fresh(images, fit, seed)
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), RATE, weight_decay=DECAY)
+        self.ms_ssim = MS_SSIM(data_range=1.0, channel=images.shape[1], win_size=WINDOW)
+
+    def advance(self, start: int, stop: int, planned: int) -> None:
+        """Take the steps from `start` to `stop` of a schedule of `planned`."""
+        self.net.train()
+        for step in range(start, stop):
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(step, planned)
+            x, visible = self._batch()
+            loss = self._loss(self.net(x), x, visible)
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+
+    def settle(self) -> None:
+        """Give BatchNorm the statistics of the weights as they are now, not of those on the way here."""
+        norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # averages over all batches
+        self.net.train()
+        with torch.no_grad():
+            for _ in range(NORM_BATCHES):
+                self.net(self._batch()[0])
+        self.net.eval()
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        chosen = self.fit[torch.randperm(len(self.fit), generator=self.dice)[:BATCH]]
+        dy, dx = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=self.dice).tolist()
+        bright = 1 + BRIGHTNESS * (2 * torch.rand(len(chosen), 1, 1, 1, generator=self.dice) - 1)
+        x = (torch.roll(self.images[chosen], (dy, dx), (2, 3)) * bright).clamp(0, 1)
+        visible = torch.roll(self.visible, (dy, dx), (2, 3))
+        return x.contiguous(memory_format=torch.channels_last), visible
+
+    def _loss(self, y: Tensor, x: Tensor, visible: Tensor) -> Tensor:
+        """Return MSE on the object, a little of it elsewhere, and 1 - MS-SSIM (Wang, Simoncelli, Bovik 2003)."""
+        square = (y - x) ** 2
+        mse = (square * visible).mean() / visible.mean() + OUTSIDE_WEIGHT * square.mean()
+        loss: Tensor = MSE_WEIGHT * mse + (1 - self.ms_ssim(y, x))
+        return loss
+
+
+def learning_rate(step: int, planned: int) -> float:
+    """Return the rate of a step: a short warm-up, then half a cosine."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / planned))
+    return min(1.0, (step + 1) / WARM_UP) * (RATE * cosine + RATE_END)
+
+
+def _fresh(images: Tensor, fit: Tensor, seed: int) -> Autoencoder:
+    """Return an untrained network that draws about the mean of the images it may see."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = Autoencoder(images.shape[1], (images.shape[2], images.shape[3]))
+    with torch.no_grad():
+        net.mean.copy_(torch.logit(images[fit].mean(0, keepdim=True), eps=0.02))
+        for parameter in net.decoder[-1].parameters():
+            parameter.mul_(FIRST_WEIGHT)
+    moved: Autoencoder = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved

@@ -1,0 +1,179 @@
+"""The report: what the bundle will reject, how often, and how sure that is, for the engineer who has to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib import figures
+from calib.calibration import Calibration
+from calib.page import PAGE, figure, picture, row, scale
+from line_worker import __version__
+from line_worker.vision.decide import images_needed
+
+SHOWN = 6  # pictures of the worst and of the best
+RULES = {
+    "zone": "A part fails when the error of any zone is further above what is usual there than the limit allows, "
+    "counted in the zone's own spreads.",
+    "deviation": "A part fails when one of its most conspicuous zones stands out from the zones around it by more than "
+    "the limit allows.",
+    "classic": "A part fails when the error of one of its most conspicuous patches differs from its neighbours by more "
+    "than three standard deviations of what good parts reach.",
+}
+
+
+class Learned(NamedTuple):
+    """What the report is made of: the manifest's sections and the good parts, in one order."""
+
+    sections: Mapping[str, Any]
+    names: Sequence[str]
+    canonicals: Sequence[NDArray[np.float32]]
+    mean: NDArray[np.float32]  # canonical, the average part
+    calibrated: Calibration
+    title: str
+
+
+def render(learned: Learned) -> str:
+    """Return the report as one self-contained HTML page."""
+    c = learned.calibrated
+    order = list(np.argsort(c.scores))
+    low, high = (float(v) for v in np.percentile(learned.mean, [0.5, 99.5]))
+    shades = min(low, 0.9 * high), max(high, 1.0 if learned.sections["settings"]["locate"] == "background" else high)
+    wide = learned.mean.shape[1] > 1.6 * learned.mean.shape[0]
+    return PAGE.substitute(
+        title=escape(learned.title),
+        subtitle=_subtitle(learned),
+        figures=_figures(learned),
+        rejects=_rejects(learned),
+        histogram=figures.histogram(c.scores, c.limit.threshold),
+        rule=f"<p>{RULES[c.rule.name]} {_unlike()}</p>",
+        zones=_zones(learned, shades),
+        suspicious=_suspicious(learned),
+        worst=_gallery(learned, order[::-1][:SHOWN], shades),
+        best=_gallery(learned, order[:SHOWN], shades),
+        maps=_maps(learned, [order[len(order) // 2], order[-1]], shades),
+        undecided=_undecided(learned),
+        settings=_settings(learned),
+        cell="300px" if wide else "190px",
+    )
+
+
+def _subtitle(learned: Learned) -> str:
+    shape = learned.sections["input"]["shape"]
+    kind = "colour" if len(shape) == 3 else "gray"
+    return (
+        f"Learned from {len(learned.names)} images of good parts, {shape[1]} x {shape[0]} {kind}. No bad part was used."
+    )
+
+
+def _figures(learned: Learned) -> str:
+    limit = learned.calibrated.limit
+    per_thousand = figure(
+        f"{1000 * limit.expected:.0f} in 1000",
+        f"good parts expected to be rejected; with 95 % certainty between {1000 * limit.low:.1f} and "
+        f"{1000 * limit.high:.0f}",
+    )
+    above = figure(f"{limit.above} of {limit.images}", "good images lie above the limit")
+    return per_thousand + above + figure(f"{limit.threshold:.2f}", "is the limit on the score")
+
+
+def _rejects(learned: Learned) -> str:
+    limit, target = learned.calibrated.limit, learned.sections["settings"]["false_reject"]
+    text = (
+        f"<p>You asked for at most {100 * target:g} % false rejects. The limit is set so that about "
+        f"{1000 * limit.expected:.0f} of 1000 good parts are rejected. With {limit.images} images the true figure is, "
+        f"with 95 % certainty, between {1000 * limit.low:.1f} and {1000 * limit.high:.0f}; four times as many images "
+        "would halve that range.</p>"
+    )
+    if limit.images < images_needed(target) and learned.calibrated.rule.name != "classic":
+        text += (
+            f'<p class="warn">{limit.images} images are too few to promise {100 * target:g} %: it takes at least '
+            f"{images_needed(target)}. The limit is the largest score of a good image.</p>"
+        )
+    if learned.sections["calibration"]["cut"]:
+        text += (
+            '<p class="warn">The time allowed was too short for this machine, and training was stopped after '
+            f"{learned.sections['calibration']['steps']} steps. More time makes a sharper limit.</p>"
+        )
+    return text
+
+
+def _unlike() -> str:
+    return (
+        "It knows good parts only: whatever makes a zone look unlike every good part counts, be it a scratch, dirt, a "
+        "missing piece or a new surface finish. It cannot see what these images would not show."
+    )
+
+
+def _zones(learned: Learned, shades: tuple[float, float]) -> str:
+    zones = learned.calibrated.zones
+    mask = zones.mask.numpy()
+    size = figures.thumbnail_size(learned.mean.shape[0], learned.mean.shape[1])
+    cells = [picture(figures.uri(figures.part(learned.mean, *shades)), "<b>The mean part</b>")]
+    planes = {
+        "Usual error": (zones.mu, "1 is the average over the part"),
+        "Spread of the error": (zones.sigma, "from one good part to the next"),
+        "Error at which the zone fails the part": (zones.limit(learned.calibrated.limit.threshold), "by the zone rule"),
+    }
+    for name, (plane, note) in planes.items():
+        heat, low, high = figures.heat(plane.numpy(), mask, size)
+        cells.append(picture(figures.uri(heat), f"<b>{name}</b>, {note}{scale(low, high)}"))
+    return "".join(cells)
+
+
+def _suspicious(learned: Learned) -> str:
+    above = learned.calibrated.limit.above
+    if not above:
+        return "None lies above the limit. Red marks what is most unusual about them."
+    return (
+        f"{above} lie above the limit and would be rejected. Look at them first: if one is not a good part, take its "
+        "image out of the folder and train again, and the limit becomes sharper. Red marks what is unusual."
+    )
+
+
+def _gallery(learned: Learned, chosen: Sequence[int], shades: tuple[float, float]) -> str:
+    return "".join(picture(figures.uri(_marked(learned, i, shades)), _caption(learned, i)) for i in chosen)
+
+
+def _marked(learned: Learned, i: int, shades: tuple[float, float]) -> figures.Picture:
+    part = figures.part(learned.canonicals[i], *shades)
+    return figures.marked(part, learned.calibrated.decisions[i].numpy(), learned.calibrated.limit.threshold)
+
+
+def _caption(learned: Learned, i: int) -> str:
+    value = learned.calibrated.scores[i]
+    colour = ' class="bad"' if value > learned.calibrated.limit.threshold else ""
+    return f"<b{colour}>{value:.2f}</b> {escape(learned.names[i])}"
+
+
+def _maps(learned: Learned, chosen: Sequence[int], shades: tuple[float, float]) -> str:
+    mask = learned.calibrated.zones.mask.numpy()
+    cells = []
+    for i in chosen:
+        part = figures.part(learned.canonicals[i], *shades)
+        size = part.shape[1], part.shape[0]
+        heat, low, high = figures.heat(learned.calibrated.decisions[i].numpy(), mask, size)
+        cells += [picture(figures.uri(part), _caption(learned, i)), picture(figures.uri(heat), scale(low, high))]
+    return "".join(cells)
+
+
+def _undecided(learned: Learned) -> str:
+    undecided = learned.sections["calibration"]["undecided"]
+    if not undecided:
+        return ""
+    listed = "".join(row(escape(name), reason) for name, reason in list(undecided.items())[:20])
+    return (
+        "<section><h2>Good images it gives no verdict on</h2><p>On the line these parts are rejected with the reason "
+        f"named, beside the false rejects above: {len(undecided)} images.</p><table>{listed}</table></section>"
+    )
+
+
+def _settings(learned: Learned) -> str:
+    made = {**learned.sections["settings"], **{k: learned.sections["calibration"][k] for k in ("folds", "steps")}}
+    grid = learned.sections["reconstruct"]["size"]
+    made |= {"working grid": f"{grid[1]} x {grid[0]}", "line-worker": __version__}
+    return "".join(row(escape(name.replace("_", " ")), escape(str(value))) for name, value in made.items())

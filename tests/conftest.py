@@ -1,0 +1,57 @@
+"""What several test files share: a bundle trained once for the whole session on drawn parts."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TINY_SIZE = (240, 320)  # H, W of the parts that tiny_bundle judges: draw_part(rng, size=(240, 320)), kind bracket
+
+
+@pytest.fixture(scope="session")
+def tiny_good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 24 good drawn brackets, 240 x 320 gray PNG."""
+    root = _session_root(tmp_path_factory)
+    with (root / "tiny_good.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = root / "tiny_good"
+        if not folder.is_dir():
+            _draw_good(root / "tiny_good.part")
+            (root / "tiny_good.part").rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_good: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle trained on `tiny_good` in a few steps: it passes good brackets and fails mutilated ones.
+
+    Read it, never change it; it is shared by all tests and all xdist workers.
+    """
+    from calib.train import TrainOptions, train
+
+    root = _session_root(tmp_path_factory)
+    bundle = root / "tiny.bundle"
+    with (root / "tiny_bundle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not bundle.is_dir():
+            train(TrainOptions(tiny_good, bundle, steps=8, pixels=1 << 14, false_reject=0.05, threads=2))
+    return bundle
+
+
+def _session_root(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all xdist workers of this session share."""
+    base = factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
+
+
+def _draw_good(folder: Path) -> None:
+    from line_worker.images import save_png
+    from line_worker.source.drawing import draw_part
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        save_png(folder / f"{number:02d}.png", draw_part(rng, size=TINY_SIZE).image)
