@@ -1,0 +1,178 @@
+"""The contract of `line_worker.sink.Sink`, obeyed by every sink alike; the PLC sinks have the simulated PLC as peer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from line_worker.config import PlcSink
+from line_worker.sink import Sink
+from line_worker.sink.collect import Collector
+from line_worker.sink.log import Log
+from line_worker.sink.plc import PlcOutput
+from line_worker.sink.plc.simulated import SimulatedPlc
+from line_worker.sink.store import Store, read_outcomes
+from line_worker.wire.messages import Crop, Frame, FrameKey, HubState, Outcome
+
+HOST = "127.0.0.1"
+Taken = list[tuple[int, str]]  # sequence number and verdict of what has arrived on the other side
+
+
+def outcome(seq: int, *, reason: int = 0) -> Outcome:
+    verdict = {0: "PASS", 1: "FAIL"}.get(reason, "NO_DECISION")
+    return Outcome(
+        *(seq + 1, FrameKey("line-1", "top", 7, seq), verdict, reason, 0.5, 1.0, (), "ab" * 32, "worker-0", 1),
+        *("", 0, 10.0, 5000.0, 1.7e9 + seq, {"score": 1.0}),
+    )
+
+
+@dataclass
+class Bench:
+    """A sink and a look at its other side."""
+
+    sink: Sink
+    taken: Callable[[], Taken]
+    connect: Callable[[], object] = lambda: None  # the other side comes
+    beats: int = 0
+
+    def turn(self) -> None:
+        """Do what the runner does between outcomes."""
+        self.beats += 1
+        self.sink.beat(HubState(1, self.beats, 2, "", "ab" * 32, 0, 1, {}), time.monotonic())
+        self.sink.poll(time.monotonic())
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            self.turn()
+            time.sleep(0.01)
+
+    def deliver(self, *outcomes: Outcome) -> None:
+        for one in outcomes:
+            assert self.sink.deliver(one, time.monotonic()) is True
+            self.turn()
+
+    def open(self) -> None:
+        self.sink.open()
+        self.connect()
+        self.until(lambda: self.sink.reachable() == (True, ""))
+
+
+@contextmanager
+def collector(tmp_path: Path) -> Iterator[Bench]:
+    sink = Collector()
+    yield Bench(sink, lambda: [(one.key.seq, one.verdict) for one in sink.outcomes])
+
+
+@contextmanager
+def store(tmp_path: Path) -> Iterator[Bench]:
+    yield Bench(Store(tmp_path, 10**6), lambda: [(one.key.seq, one.verdict) for one in read_outcomes(tmp_path)])
+
+
+@contextmanager
+def log(tmp_path: Path) -> Iterator[Bench]:
+    def taken() -> Taken:
+        lines = (json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+        return [(line["seq"], line["verdict"]) for line in lines]
+
+    yield Bench(Log(tmp_path / "log.jsonl"), taken)
+
+
+@contextmanager
+def plc_server(tmp_path: Path) -> Iterator[Bench]:
+    sink = PlcOutput(PlcSink(kind="plc").model_copy(update={"port": 0}))
+    plcs: list[SimulatedPlc] = []
+
+    def taken() -> Taken:
+        return [(booking.seq, booking.verdict) for booking in plcs[0].books if booking.received]
+
+    with ExitStack() as stack:
+        yield Bench(sink, taken, lambda: plcs.append(stack.enter_context(SimulatedPlc(HOST, sink.port))))
+
+
+@contextmanager
+def plc_client(tmp_path: Path) -> Iterator[Bench]:
+    with SimulatedPlc(HOST, 0, serve=True) as plc:
+        sink = PlcOutput(PlcSink(kind="plc", mode="client", port=plc.port))
+        yield Bench(sink, lambda: [(b.seq, b.verdict) for b in plc.books if b.received])
+
+
+KINDS = {"collector": collector, "store": store, "log": log, "plc server": plc_server, "plc client": plc_client}
+
+
+@pytest.fixture(params=list(KINDS))
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    with KINDS[request.param](tmp_path) as found:
+        yield found
+        found.sink.close()
+
+
+SENT = [outcome(seq, reason=(0, 1, 30)[seq % 3]) for seq in range(6)]
+EXPECTED = [(one.key.seq, one.verdict) for one in SENT]
+
+
+def test_every_outcome_arrives_once_and_in_order(bench: Bench) -> None:
+    bench.open()
+    bench.deliver(*SENT)
+    bench.until(lambda: len(bench.taken()) >= len(SENT))
+    assert bench.taken() == EXPECTED
+
+
+def test_an_outcome_that_is_sent_again_arrives_once(bench: Bench) -> None:
+    bench.open()
+    bench.deliver(*SENT[:3])
+    bench.deliver(*SENT)
+    bench.until(lambda: len(bench.taken()) >= len(SENT))
+    for _ in range(5):
+        bench.turn()
+    assert bench.taken() == EXPECTED
+
+
+def test_frames_crops_and_states_are_taken_by_every_sink(bench: Bench) -> None:
+    bench.open()
+    key = FrameKey("line-1", "top", 7, 0)
+    bench.sink.tap(Frame(key, 0.0, 100.0, (1, 1), "uint8", "gray", 0, "inline"), b"\0")
+    bench.sink.crop(Crop(key, "overlay", b"png"))
+    bench.deliver(SENT[0])
+    bench.until(lambda: len(bench.taken()) == 1)
+    assert bench.sink.reachable() == (True, "")
+
+
+def test_closing_is_quick_may_be_repeated_and_leaves_no_thread(bench: Bench) -> None:
+    before = set(threading.enumerate())
+    bench.open()
+    bench.deliver(SENT[0])
+    bench.until(lambda: len(bench.taken()) == 1)
+    start = time.monotonic()
+    bench.sink.close()
+    bench.sink.close()
+    assert time.monotonic() - start < 3
+    left = set(threading.enumerate()) - before
+    assert {thread.name for thread in left} <= {"simulated-plc"}  # the peer, which knows nothing of this
+
+
+def test_closing_before_opening_does_nothing(bench: Bench) -> None:
+    bench.sink.close()
+
+
+def test_it_says_what_the_runner_must_know(bench: Bench) -> None:
+    realtime = isinstance(bench.sink, PlcOutput)
+    assert bench.sink.durable is not realtime
+    assert bench.sink.wants_frames is False
+    assert bench.sink.wants_crops is isinstance(bench.sink, (Store, Collector))
+
+
+def test_what_was_taken_survives_closing(bench: Bench) -> None:
+    bench.open()
+    bench.deliver(*SENT)
+    bench.until(lambda: len(bench.taken()) >= len(SENT))
+    bench.sink.close()
+    assert bench.taken() == EXPECTED
