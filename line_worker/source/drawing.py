@@ -206,8 +206,8 @@ def _shadow(cover: Plane, scene: _Scene) -> Plane:
     height, width = cover.shape
     small = cv2.resize(cover, (width // 4, height // 4), interpolation=cv2.INTER_AREA)
     shift = np.array([[1, 0, scene.shadow[0] / 4], [0, 1, scene.shadow[1] / 4]])
-    soft = cv2.GaussianBlur(cv2.warpAffine(small, shift, small.shape[::-1]), (0, 0), 0.0045 * min(height, width))
-    shadow: Plane = 0.3 * cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
+    soft = cv2.GaussianBlur(cv2.warpAffine(small, shift, small.shape[::-1]), (0, 0), 0.007 * min(height, width))
+    shadow: Plane = 0.22 * cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
     return shadow
 
 

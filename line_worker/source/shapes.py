@@ -23,6 +23,7 @@ STEEL: Colour = (0.56, 0.55, 0.53)
 RED: Colour = (0.16, 0.15, 0.62)
 BLUE: Colour = (0.52, 0.30, 0.14)
 CREAM: Colour = (0.72, 0.82, 0.86)
+BRONZE: Colour = (0.17, 0.29, 0.38)
 
 
 class Part(NamedTuple):
@@ -126,12 +127,12 @@ def washer() -> list[Piece]:
 
 
 def badge() -> list[Piece]:
-    """An enamelled badge: plate, two coloured fields, a star and a bar."""
+    """An enamelled badge: bronze plate, two coloured fields, a star and a bar."""
     radii = np.where(np.arange(10) % 2, 0.10, 0.24)
     spokes = np.arange(10) * np.pi / 5 - np.pi / 2
     star = np.stack([-0.42 + radii * np.cos(spokes), radii * np.sin(spokes)], -1)
     return [
-        Piece(box(-0.86, -0.50, 0.86, 0.50, 0.16), albedo=CREAM),
+        Piece(box(-0.86, -0.50, 0.86, 0.50, 0.16), albedo=BRONZE),
         Piece(box(-0.78, -0.42, -0.06, 0.42, 0.10), 0.8, RED),
         Piece(box(0.06, -0.42, 0.78, 0.42, 0.10), 0.8, BLUE),
         Piece(star, 1.2, CREAM, optional=True),

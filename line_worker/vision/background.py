@@ -19,6 +19,8 @@ Image = NDArray[np.uint8] | NDArray[np.uint16]
 LEVELS = 255.0
 FIT_SIDE = 64  # long side used for the fit, and grid on which the surface is evaluated
 RING = 0.06  # width of the border ring that must show background, as a share of the long side
+RING_FITS, FRAME_FITS = 2, 3
+FIT_PIXELS_MIN = 40
 FLOOR = 64.0  # u = (I - bg) / max(bg, FLOOR): a ratio on bright backgrounds, a difference on dark ones
 
 
@@ -68,26 +70,21 @@ def border_ring(height: int, width: int) -> NDArray[np.bool_]:
 def fit_background(image: Image | Plane) -> Plane:
     """Fit a quadratic surface to the background of a small image (h, w) or (h, w, C) in gray levels; return (C, 6).
 
-    Starts from the border ring and takes in, five times, the pixels within three robust sigma of the surface.
+    Fits the border ring first, so that a large part cannot bend the surface, then the whole frame; each time the pixels
+    within three robust sigmas of the surface are the ones to fit next.
     """
     height, width = image.shape[:2]
     values = image.reshape(height * width, -1).astype(np.float32)
     terms, ring = _terms(height, width), border_ring(height, width).reshape(-1)
-    median = np.median(values[ring], 0)
-    away = np.abs(values - median).max(1)
-    use = (away < max(20.0, 3 * 1.4826 * float(np.median(away[ring])))) & ring
-    if use.sum() < 12:
-        use = ring
-    surface = np.zeros((6, values.shape[1]), np.float32)
-    surface[0] = median
-    for step in range(5):
-        if step:
-            surface = _least_squares(terms[use], values[use])
-        residual = np.abs(values - terms @ surface).max(1)
-        sigma = 1.4826 * float(np.median(residual[use])) + 0.5
-        use = residual < max(3 * sigma, 0.0 if step else 12.0)
-        if use.sum() < 40:
+    away = np.abs(values - np.median(values[ring], 0)).max(1)
+    use = ring & (away < max(20.0, 3 * 1.4826 * float(np.median(away[ring]))))
+    for step in range(RING_FITS + FRAME_FITS):
+        if use.sum() < FIT_PIXELS_MIN:
             use = ring
+        surface = _least_squares(terms[use], values[use])
+        residual = np.abs(values - terms @ surface).max(1)
+        near = residual < 3 * (1.4826 * float(np.median(residual[use])) + 0.5)
+        use = near & ring if step + 1 < RING_FITS else near
     return np.ascontiguousarray(surface.T, np.float32)
 
 

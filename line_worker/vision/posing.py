@@ -16,13 +16,13 @@ from line_worker.errors import DatasetError
 from line_worker.vision.geometry import Pose
 from line_worker.vision.learning import CROP_MARGIN, CROP_MARGIN_MIN, OCCUPIED, Learned, find, learn
 from line_worker.vision.lucas_kanade import refine
-from line_worker.vision.template import COARSE_STEPS, COARSE_TOLERANCE, Coarse, Fine, Found, Look, View, prepare
+from line_worker.vision.template import COARSE_TOLERANCE, Coarse, Fine, Found, Look, View, prepare
 
 Progress = Callable[[float], None]
 
 QUALITY_SLACK = 0.15  # a fit this far below the median is still good: few learning images make it look too even
 AREA_TOLERANCE = 0.25  # soft shadows move the area by more than they move the size
-SIZE_TOLERANCE = 0.04
+SIZE_TOLERANCE, SIZE_STEPS = 0.04, 4
 HANDED_SLACK = 0.01
 SIGMAS = 6.0  # of the robust spread of good parts, where that is wider
 QUALITY_MIN = 0.6  # median over good parts: below it, they do not look alike
@@ -157,7 +157,7 @@ class Posing:
 
 def relative_size(coarse: Coarse, view: View, pose: Pose) -> float:
     """Return the part's size over the template's, measured by letting the search change it too."""
-    return refine(view.phi, coarse.target, pose, COARSE_STEPS, COARSE_TOLERANCE, 4).magnification
+    return refine(view.phi, coarse.target, pose, SIZE_STEPS, COARSE_TOLERANCE, 4).magnification
 
 
 def _area(areas: Sequence[float]) -> Range:
