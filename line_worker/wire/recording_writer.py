@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 NO_SCHEMA = 0  # JSON describes itself
 CHUNK_BYTES = 256 * 1024  # small pictures share a chunk, large ones have their own: damage costs little
 NEVER = 1 << 62
+MIN_FREE = 64_000_000  # bytes of disk without which none is begun: a full disk must not fill with beginnings
 SYNC_BYTES = 64_000_000  # what may lie unwritten in the kernel's cache: closing stays quick
 
 
@@ -158,6 +160,8 @@ class RecordingWriter:
 def _create(path: Path, part: Path) -> Any:
     """Open the part file; what a dead writer left is set aside, a living one is respected."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(path.parent).free) < MIN_FREE:
+        raise RecordingError(f"{path}: only {free / 1e6:.0f} MB are free; nothing is recorded; make room on the disk")
     if path.exists():
         raise RecordingError(f"{path}: is there already and is not overwritten; give another name, or move it away")
     file = part.open("ab")
