@@ -37,9 +37,10 @@ def show_runs(runs: Sequence[Measured], *, as_json: bool, knee_ms: float | None 
 
 def _runs_table(runs: Sequence[Measured]) -> Table:
     load = runs[0].load
-    title = f"{load.width}x{load.height} {'colour' if load.colour else 'gray'}, {load.workers} worker(s), model {load.model}"
-    table = Table(title=f"Frame ready -> outcome at the sink ({title})")
-    for column in ("rate/s", "parts", "PASS", "FAIL", "NO_DECISION", "lost", "p50 ms", "p99 ms", "p99.9 ms", "max ms"):
+    colour = "colour" if load.colour else "gray"
+    title = f"{load.width}x{load.height} {colour}, {load.workers} worker(s), model {load.model}"
+    table = Table(title=f"Frame ready -> outcome at the sink, ms ({title})")
+    for column in ("rate/s", "parts", "pass", "fail", "none", "lost", "p50", "p99", "p99.9", "max"):
         table.add_column(column, justify="right")
     for run in runs:
         counts = [str(run.counts.get(v, 0)) for v in ("PASS", "FAIL", "NO_DECISION")]

@@ -21,6 +21,9 @@ bench_app = typer.Typer(help="Measure throughput, latency and accuracy.")
 app.add_typer(bench_app, name="bench")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The line's configuration.")]
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.")]
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
 
 
@@ -38,6 +41,73 @@ def _main(
     """Learns what good parts look like, then gives every part on the line one verdict, in time."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@app.command()
+def demo(
+    parts: Annotated[int, typer.Option(min=1, help="How many parts the line sees.")] = 200,
+    rate: Annotated[float, typer.Option(min=0.1, help="Parts a second.")] = 10.0,
+    defects: Annotated[float, typer.Option(min=0, max=1, help="Share of defective parts.")] = 0.1,
+    seed: Seed = 0,
+    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep everything in this folder.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Show the whole product on drawn parts: no camera, PLC, GPU or network needed."""
+    import tempfile
+
+    from line_worker.demo import demo as run
+
+    folder = keep or Path(tempfile.mkdtemp(prefix="line-worker-demo-"))
+    return run(parts, rate, defects, seed, folder.resolve(), as_json=as_json)
+
+
+@app.command()
+def train(
+    good: Annotated[Path, typer.Argument(metavar="GOOD_DIR", help="Good images, or an MVTec-style category.")],
+    out: Annotated[Path, typer.Option("--out", help="The bundle to write.")],
+    locate: Annotated[str, typer.Option(help="background | full")] = "background",
+    pose: Annotated[str, typer.Option(help="none | translate | rigid")] = "rigid",
+    reconstruct: Annotated[str, typer.Option(help="classic")] = "classic",
+    rule: Annotated[str, typer.Option(help="zone | deviation | classic")] = "zone",
+    false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.02,
+    minutes: Annotated[float, typer.Option(help="How long training may take.")] = 8.0,
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+) -> int:
+    """Learn what good parts look like; writes a bundle with its report."""
+    from rich.console import Console
+
+    from calib.show import show
+    from calib.train import TrainOptions
+    from calib.train import train as run
+    from line_worker.progress import bars
+
+    options = TrainOptions(good, out, locate, pose, reconstruct, rule, false_reject, minutes, seed, threads)
+    with bars() as report:
+        result = run(options, report)
+    show(result, Console())
+    return 0
+
+
+@app.command()
+def score(
+    bundle: BundlePath,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images.")],
+    overlay: Annotated[Path | None, typer.Option(metavar="DIR", help="Write pictures with the verdict here.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> int:
+    """Judge images; exit code 0 all pass, 1 some fail, 2 some are undecided."""
+    import json
+
+    from line_worker.bundle import Bundle
+    from line_worker.scoring import exit_code, score_paths
+
+    scored = []
+    for one in score_paths(Bundle.load(bundle), paths, device, overlay):
+        typer.echo(json.dumps(one.as_json()) if as_json else one.as_line())
+        scored.append(one)
+    return exit_code(scored)
 
 
 @app.command()
@@ -60,6 +130,25 @@ def record(
     from line_worker.serving import with_recorder
 
     return run(with_recorder(load(config), out))
+
+
+@app.command()
+def audit(
+    journal: Annotated[Path, typer.Argument(help="The hub's journal: journal.sqlite in the line's data folder.")],
+    as_json: Json = False,
+) -> int:
+    """Prove that every announced part has exactly one outcome; exit code 1 when the books do not balance."""
+    from line_worker.auditing import run
+
+    return run(journal, as_json=as_json)
+
+
+@app.command("register-map")
+def register_map(base: Annotated[int, typer.Option(min=0, help="Address of the first register.")] = 0) -> None:
+    """Print the PLC's registers."""
+    from line_worker.sink.plc.registers import render_table
+
+    typer.echo(render_table(base))
 
 
 def _role(role: str, config: Path, name: str) -> int:
@@ -159,6 +248,34 @@ def throughput(
     runs = knee(_load(model, rate, seconds, size, workers, folder, deadline), limit)
     show_runs(runs, as_json=as_json, knee_ms=limit)
     return 0 if runs[0].in_time and runs[0].elapsed_ms["p99"] <= limit else 1
+
+
+@bench_app.command()
+def accuracy(
+    category: Annotated[Path, typer.Argument(help="A category in the layout of MVTec AD.")],
+    bundle: Annotated[Path | None, typer.Option(help="The bundle to judge with.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Train classic with and without segmentation.")] = False,
+    minutes: Annotated[float, typer.Option(help="Of each training with --compare.")] = 8.0,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> int:
+    """Measure detection on the test images of an MVTec-style category."""
+    from bench import accuracy as bench_accuracy
+    from bench.show_accuracy import show_accuracy
+    from line_worker.bundle import Bundle
+    from line_worker.progress import bars
+
+    if compare == (bundle is not None):
+        raise typer.BadParameter("give either --bundle or --compare")
+    with bars() as report:
+        if bundle is not None:
+            figures = {bundle.stem: bench_accuracy.accuracy(Bundle.load(bundle), category, device, report)}
+        else:
+            figures = bench_accuracy.compare(category, minutes, threads, seed, report)
+    show_accuracy(figures, as_json=as_json)
+    return 0
 
 
 # typer brings its own click, or an installed one, by version: its exceptions are reached through what typer exports

@@ -81,6 +81,7 @@ class Supervisor:
         """
         runtime = self.config.line.runtime
         self._lock.enter_context(only_one(runtime, "serve"))
+        self.config.line.data.mkdir(parents=True, exist_ok=True)
         self._socket = _notify_socket(runtime / "notify")
         if self.log_path is not None:
             self._log = self._lock.enter_context(self.log_path.open("ab"))

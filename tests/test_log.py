@@ -19,7 +19,7 @@ from line_worker.wire.messages import FrameKey, Outcome, Region, to_parts
 
 def outcome(seq: int, *, reason: int = 0) -> Outcome:
     verdict = {0: "PASS", 1: "FAIL"}.get(reason, "NO_DECISION")
-    region = Region(x=1, y=2, w=3, h=4, score=5.0, zone=(0, 7), error=0.5, neighbours=0.1, limit=3.0, sigma=9.0)
+    region = Region(x=1, y=2, w=3, h=4, zone=(0, 7), error=0.5, neighbours=0.1, limit=3.0, sigma=9.0)
     return Outcome(
         row=seq + 1,
         key=FrameKey("line-1", "top", 7, seq),

@@ -32,7 +32,7 @@ def frame_of(picture: np.ndarray, seq: int, camera: str = "cam") -> Frame:
 
 
 def outcome_of(key: FrameKey, **changes: object) -> Outcome:
-    region = Region(1, 2, 3, 4, 5.5, (6, 7), 0.1, 0.2, 0.3, 3.0)
+    region = Region(1, 2, 3, 4, (6, 7), 0.1, 0.2, 0.3, 3.0)
     fields = {
         "row": key.seq + 1,
         "key": key,

@@ -18,8 +18,8 @@ from line_worker.sink.store import CROPS_AGAIN_S, FILE, Store, read_outcomes
 from line_worker.wire.messages import Crop, FrameKey, Outcome, Region
 
 REGIONS = (
-    Region(x=1, y=2, w=3, h=4, score=5.0, zone=(0, 7), error=0.5, neighbours=0.1, limit=3.0, sigma=9.0),
-    Region(x=9, y=8, w=7, h=6, score=5.5, zone=(), error=0.1, neighbours=0.2, limit=3.0, sigma=4.0),
+    Region(x=1, y=2, w=3, h=4, zone=(0, 7), error=0.5, neighbours=0.1, limit=3.0, sigma=9.0),
+    Region(x=9, y=8, w=7, h=6, zone=(), error=0.1, neighbours=0.2, limit=3.0, sigma=4.0),
 )
 
 

@@ -186,7 +186,6 @@ class Region:
     y: int
     w: int
     h: int
-    score: float
     zone: tuple[int, ...]
     error: float
     neighbours: float

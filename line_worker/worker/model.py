@@ -93,6 +93,7 @@ class BundleModel:
         import torch
 
         from line_worker.bundle import Bundle, verify_golden
+        from line_worker.images import read_image
         from line_worker.vision.inspection import Inspection
 
         if workers.threads:
@@ -101,10 +102,13 @@ class BundleModel:
         self._inspection = Inspection.from_bundle(bundle, workers.device)
         self.bundle, self.device = bundle.sha, str(self._inspection.device)
         verify_golden(bundle, self._inspection)
-        self._example = bundle.golden[0].image
+        self._example = np.zeros(bundle.input_shape, bundle.manifest["input"]["dtype"])
+        golden = bundle.manifest["golden"]
+        if golden:
+            self._example = read_image(bundle.path / golden[0]["file"])
 
     def example(self) -> NDArray[Any]:
-        """Return a golden image."""
+        """Return a golden image: its stages take as long as those of any good part."""
         return self._example
 
     def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Inspected]:
