@@ -76,6 +76,11 @@ class Audit:
         """Whether all books balance."""
         return all(books.balanced for books in self.epochs)
 
+    @property
+    def announced(self) -> int:
+        """Parts announced in all."""
+        return sum(books.announced for books in self.epochs)
+
 
 def audit(journal: Path, settle_s: float = SETTLE_S) -> Audit:
     """Return the audit of the journal; keys that are open get `settle_s` to be decided.
@@ -119,7 +124,7 @@ def to_json(found: Audit) -> dict[str, Any]:
     return {
         "journal": str(found.journal),
         "balanced": found.balanced,
-        "announced": sum(books.announced for books in found.epochs),
+        "announced": found.announced,
         "pass": sum(books.passed for books in found.epochs),
         "fail": sum(books.failed for books in found.epochs),
         "no_decision": dict(sum((Counter(books.no_decision) for books in found.epochs), Counter())),

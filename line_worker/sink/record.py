@@ -3,7 +3,8 @@
 A frame is copied out of the ring at once, before the source needs its slot again, and written by a thread of its own;
 a slow disk costs pictures, never decisions. What does not fit into the queue, or was overwritten before it could be
 copied, is recorded as missing, with its key. An outcome counts as delivered when it is queued: the journal is the
-book, a recording is a witness, and what a killed recorder had in hand is missing from it visibly.
+book, a recording is a witness, and what a killed recorder had in hand is missing from it visibly. Outcomes of parts
+that came before the recording began (the hub owes them to a durable sink) are acknowledged and left out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from line_worker.config import Config
-    from line_worker.wire.messages import Frame, Outcome
+    from line_worker.wire.messages import Frame, FrameKey, Outcome
 
 log = structlog.get_logger()
 
@@ -50,11 +51,13 @@ class Recorder(QuietSink):
         self._thread: WriterThread | None = None
         self._reader = FrameReader()
         self._taken, self._delivered = RecentKeys(), RecentKeys()
+        self._first: dict[tuple[str, int], int] = {}  # camera and epoch -> first part of this recording
         self.missing = 0
 
     def open(self) -> None:
         """Create the file; SinkError when that is impossible, for example because it is there already."""
         self.close()
+        self._first.clear()
         meta = RecordingMeta(self._config.line.name, time.time(), self._tolerance, self._config.public_json())
         try:
             self._thread = WriterThread(RecordingWriter(self._path, meta))
@@ -67,7 +70,7 @@ class Recorder(QuietSink):
         if self._thread is None or self._thread.failure:
             self.open()
         assert self._thread is not None
-        if outcome.key not in self._delivered:
+        if self._began(outcome.key) and outcome.key not in self._delivered:
             if self._thread.tasks.qsize() >= QUEUE_ITEMS:
                 raise SinkError(f"{self._path}: the disk does not keep up; outcomes wait")
             self._thread.put(functools.partial(self._thread.writer.outcome, outcome, _wall_ns()))
@@ -79,6 +82,7 @@ class Recorder(QuietSink):
         thread = self._thread
         if thread is None or thread.failure or frame.key in self._taken or thread.tasks.qsize() >= QUEUE_ITEMS:
             return
+        self._first.setdefault((frame.key.camera, frame.key.epoch), frame.key.seq)
         at_ns = _wall_ns()
         pixels, missing = self._copy(frame, inline, thread)
         if missing:
@@ -102,6 +106,11 @@ class Recorder(QuietSink):
             self._thread.finish()
             self._thread = None
         self._reader.close()
+
+    def _began(self, key: FrameKey) -> bool:
+        """Whether the part came after this recording began; without clocks, which may differ from the hub's."""
+        first = self._first.get((key.camera, key.epoch))
+        return first is not None and key.seq >= first
 
     def _copy(self, frame: Frame, inline: bytes, thread: WriterThread) -> tuple[NDArray[Any] | None, str]:
         """Return (pixels, "") or (None, why they are missing); (None, "") for a frame that never had any."""
