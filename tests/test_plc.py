@@ -160,8 +160,8 @@ def test_100_parts_a_second_for_three_seconds(pair: tuple[Station, SimulatedPlc]
     for seq in range(300):
         time.sleep(max(0.0, start + seq / 100 - time.monotonic()))
         running.deliver(outcome(seq))
-    wait_for(lambda: plc.accepted == 300)
-    assert running.output.counts == {"acknowledged": 300}
+    wait_for(lambda: running.output.counts["acknowledged"] == 300)
+    assert (plc.accepted, running.output.counts) == (300, {"acknowledged": 300})
 
 
 def test_a_silent_hub_lets_nothing_pass(pair: tuple[Station, SimulatedPlc]) -> None:
@@ -362,6 +362,7 @@ def test_a_plc_that_goes_away_is_reported_and_found_again() -> None:
             plc.stop()
             why = running.await_reachable(False)
             assert f"{HOST}:{port}" in why
+            wait_for(lambda: "cannot be reached (Connection refused)" in running.output.reachable()[1])
             running.deliver(outcome(0, left_ms=50))
             with SimulatedPlc(HOST, port, serve=True) as again:
                 running.await_reachable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ class RegisterClient:
     """Talks to unit `unit` of the server at `host`:`port`; offsets count from `base`. Connects when it is used."""
 
     def __init__(self, host: str, port: int, unit: int, base: int, timeout_s: float = TIMEOUT_S) -> None:
-        self._where, self._unit, self._base = f"{host}:{port}", unit, base
+        self._address, self._unit, self._base, self._timeout_s = (host, port), unit, base, timeout_s
         self._client = ModbusTcpClient(host, port=port, timeout=timeout_s, retries=0)
 
     def read(self, offsets: range) -> list[int]:
@@ -45,10 +46,12 @@ class RegisterClient:
 
     def _ask(self, request: Callable[..., Any], *args: Any, **named: Any) -> Any:
         try:
-            if not self._client.connect():
-                raise self._failed("cannot be reached")
+            if self._client.socket is None:  # connected by us, because pymodbus keeps the reason to itself
+                self._client.socket = socket.create_connection(self._address, self._timeout_s)
             answer = request(*args, device_id=self._unit, **named)
-        except (ModbusException, OSError) as error:
+        except OSError as error:
+            raise self._failed(f"cannot be reached ({error.strerror or error})") from error
+        except ModbusException as error:
             raise self._failed(f"gives no answer ({error})") from error
         if answer.isError():
             raise self._failed(f"refuses: {answer}")
@@ -56,8 +59,9 @@ class RegisterClient:
 
     def _failed(self, what: str) -> SinkError:
         self.close()
+        host, port = self._address
         return SinkError(
-            f"Modbus server {self._where}, unit {self._unit}, registers from {self._base}: {what}; nothing passes "
+            f"Modbus server {host}:{port}, unit {self._unit}, registers from {self._base}: {what}; nothing passes "
             "meanwhile, it is tried again; check its power, network, address and register map"
         )
 

@@ -7,7 +7,6 @@ nothing else runs on the loop between asking and answering. Bytes that are no Mo
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 from functools import partial
@@ -20,8 +19,6 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from line_worker.errors import SinkError
 
 CLOSE_S = 2.0
-
-logging.getLogger("pymodbus.logging").setLevel(logging.ERROR)  # its warnings come back to us as errors of our own
 
 
 class Bank(Protocol):
