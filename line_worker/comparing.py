@@ -92,10 +92,23 @@ def survey(recording: Recording) -> Recorded:
     for key in found.outcomes.keys() - announced:
         missing[key] = "never announced" if found.outcomes[key].reason == Reason.GAP else "its frame is lost"
     found.missing.update(why for key, why in missing.items() if key not in given)
+    _count_holes(found.missing, announced | found.outcomes.keys())
     if not given:
         problems = "; ".join(recording.problems) or "it is empty"
         raise RecordingError(f"{recording.path}: holds no frame that could be replayed ({problems})")
     return found
+
+
+def _count_holes(missing: Counter[str], known: set[FrameKey]) -> None:
+    """Count the sequence numbers of which the recording says nothing at all."""
+    epochs: dict[tuple[str, int], list[int]] = {}
+    for key in known:
+        epochs.setdefault((key.camera, key.epoch), []).append(key.seq)
+    for seqs in epochs.values():
+        first, last = min(seqs), max(seqs)
+        before, between = first, last - first + 1 - len(seqs)
+        missing.update({"came before the recording began": before} if before else {})
+        missing.update({"every trace is lost": between} if between else {})
 
 
 def compare(recorded: Recorded, outcomes: dict[tuple[str, int], Outcome], seconds: float = 0.0) -> Replayed:
@@ -106,8 +119,11 @@ def compare(recorded: Recorded, outcomes: dict[tuple[str, int], Outcome], second
     for camera, frames in recorded.frames.items():
         for number, frame in enumerate(frames):
             then, now = recorded.outcomes.get(frame.key), outcomes.get((camera, number))
-            if then is None or then.reason not in ABOUT_THE_PICTURE:
-                skipped["no outcome recorded" if then is None else _reason(then)] += 1
+            if now is None or now.trigger != frame.key.seq:
+                was = "no outcome" if then is None else _words(then)
+                differences.append(Difference(str(frame.key), frame.part_id, "lost", was, "no outcome"))
+            elif then is None or then.reason not in ABOUT_THE_PICTURE:
+                skipped["no outcome" if then is None else _reason(then)] += 1
             elif difference := _difference(frame, then, now, meta.tolerance):
                 differences.append(difference)
             else:
@@ -128,10 +144,8 @@ def compare(recorded: Recorded, outcomes: dict[tuple[str, int], Outcome], second
     )
 
 
-def _difference(frame: Frame, then: Outcome, now: Outcome | None, tolerance: float) -> Difference | None:
+def _difference(frame: Frame, then: Outcome, now: Outcome, tolerance: float) -> Difference | None:
     name = (str(frame.key), frame.part_id)
-    if now is None or now.trigger != frame.key.seq:
-        return Difference(*name, "lost", _words(then), "no outcome")
     if now.reason not in ABOUT_THE_PICTURE:
         return Difference(*name, "lost", _words(then), _words(now))
     if (now.verdict, now.reason) != (then.verdict, then.reason):
