@@ -23,6 +23,7 @@ app.add_typer(bench_app, name="bench")
 ConfigPath = Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The line's configuration.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.")]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
 
@@ -133,6 +134,29 @@ def record(
 
 
 @app.command()
+def replay(
+    recording: Annotated[Path, typer.Argument(metavar="X.MCAP", help="What `record` wrote.")],
+    bundle: Annotated[Path | None, typer.Option(help="The bundle to judge with; default: the recorded line's.")] = None,
+    rate: Annotated[str, typer.Option(help="recorded | max | parts a second")] = "max",
+    check: Annotated[bool, typer.Option("--assert", help="Exit 1 when a verdict, score or frame differs.")] = False,
+    workers: Workers = 1,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> int:
+    """Run recorded frames through the real hub and workers; never drives a PLC."""
+    from line_worker.replaying import replay as run
+
+    if rate not in ("recorded", "max"):
+        try:
+            pace: str | float = float(rate)
+        except ValueError:
+            raise typer.BadParameter(f"--rate {rate!r}: give recorded, max or a number") from None
+    else:
+        pace = rate
+    return run(recording, bundle, pace, check=check, as_json=as_json, workers=workers, device=device)
+
+
+@app.command()
 def audit(
     journal: Annotated[Path, typer.Argument(help="The hub's journal: journal.sqlite in the line's data folder.")],
     as_json: Json = False,
@@ -190,7 +214,6 @@ Model = Annotated[str, typer.Option(help='A bundle, or "stub" to measure the lin
 Rate = Annotated[float, typer.Option(min=0.1, help="Parts a second.")]
 Seconds = Annotated[float, typer.Option(min=0.5, help="How long each rate is held.")]
 Size = Annotated[str, typer.Option(metavar="WxH", help="Size of the drawn frames.")]
-Workers = Annotated[int, typer.Option(min=1)]
 Folder = Annotated[str, typer.Option(help="Images to use instead of noise (needed with a bundle).")]
 Deadline = Annotated[float, typer.Option("--deadline", min=1, help="Milliseconds.")]
 
