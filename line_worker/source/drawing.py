@@ -180,7 +180,7 @@ def _shade(height: Plane, light: tuple[float, float]) -> Plane:
     relief = cv2.GaussianBlur(height, (0, 0), 1.3)
     gx, gy = cv2.Sobel(relief, cv2.CV_32F, 1, 0, scale=0.125), cv2.Sobel(relief, cv2.CV_32F, 0, 1, scale=0.125)
     toward = gx * np.float32(light[0]) + gy * np.float32(light[1])
-    shade: Plane = np.clip(1 - np.float32(0.9) * cv2.magnitude(gx, gy) - np.float32(0.35) * toward, 0.35, 1.35)
+    shade: Plane = np.clip(1 - np.float32(0.9) * np.sqrt(gx * gx + gy * gy) - np.float32(0.35) * toward, 0.35, 1.35)
     return shade
 
 

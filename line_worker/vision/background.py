@@ -39,6 +39,16 @@ def levels(image: Image | Plane, white: float) -> Plane | NDArray[np.uint8]:
     return image.astype(np.float32) * np.float32(LEVELS / white)
 
 
+def steepness(image: Image | Plane) -> Plane:
+    """Return Scharr's gradient magnitude, float32 of the image's shape; its kernel weighs 32.
+
+    Not cv2.magnitude: its last bit depends on where in memory the image lies, and scores are to be the same bits.
+    """
+    gx, gy = cv2.Scharr(image, cv2.CV_32F, 1, 0), cv2.Scharr(image, cv2.CV_32F, 0, 1)
+    steep: Plane = np.sqrt(gx * gx + gy * gy)
+    return steep
+
+
 def quadratic(x: Plane, y: Plane) -> Plane:
     """Return the terms (1, x, y, x^2, xy, y^2) along a last axis."""
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1)

@@ -142,7 +142,8 @@ def _learn_fine(views: Sequence[View], poses: list[Pose], box: tuple[float, floa
 def _box(coarse: Coarse, views: Sequence[View], poses: Sequence[Pose]) -> tuple[float, Matrix, tuple[float, float]]:
     """Return angle, centre (2,) and (width, height) of the box around the part, margin included.
 
-    A part with a direction gets its long side horizontal, unless parts only move: then the box keeps the frame's axes.
+    A part with a direction gets its long side horizontal and its heavier end to the left, so that learning again on
+    other images gives the same picture; when parts only move, the box keeps the frame's axes.
     """
     points = grid(coarse.radius, coarse.radius, coarse.step)
     occupancy = np.mean([read(v.phi, points, p) > 0.5 for v, p in zip(views, poses, strict=True)], axis=0)
@@ -155,7 +156,7 @@ def _box(coarse: Coarse, views: Sequence[View], poses: Sequence[Pose]) -> tuple[
 
 
 def _direction(part: Plane, occupancy: Matrix) -> float:
-    """Return the angle of the box's long side: the principal axis, or the smallest box's if clearly smaller."""
+    """Return the box's angle: the principal axis, or the smallest box's long side if that box is clearly smaller."""
     moments = cv2.moments((occupancy > 0.5).astype(np.uint8), True)
     a, b, c = moments["mu20"], moments["mu11"], moments["mu02"]
     spread = float(np.hypot((a - c) / 2, b))
@@ -166,7 +167,9 @@ def _direction(part: Plane, occupancy: Matrix) -> float:
     tight = min(side, side + np.pi / 2, key=lambda angle: float(np.ptp(_extent(part, angle), axis=0)[1]))
     tighter = np.ptp(_extent(part, tight), axis=0).prod() < BOX_GAIN * np.ptp(_extent(part, axis), axis=0).prod()
     angle = tight if tighter else axis
-    return (angle + np.pi / 2) % np.pi - np.pi / 2
+    middle = np.mean(_extent(part, angle), axis=0)[0]
+    heavier_right = (part @ rotation(angle))[:, 0].mean() > middle
+    return wrap(angle + np.pi) if heavier_right else wrap(angle)
 
 
 def _extent(part: Plane, angle: float) -> tuple[Matrix, Matrix]:

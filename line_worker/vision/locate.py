@@ -23,6 +23,7 @@ from line_worker.vision.background import (
     fit_background,
     levels,
     shrink,
+    steepness,
 )
 
 Mask = NDArray[np.uint8]
@@ -43,8 +44,8 @@ class Located(NamedTuple):
 
     found: whether there is a part that can be posed; when not, `why` says why not and the geometry is zero.
     shape: (H, W) of the image. scale: map pixels per image pixel. surface: float32 (C, 6), background in gray levels.
-    mask: uint8 (h, w), 1 on the part. signed, deviation: float32 (h, w), distance from the background in units of it.
-    threshold: deviation that separates the part from its shadow. centre: (x, y), area: both in image pixels.
+    mask: uint8 (h, w), 1 on the part and about one map pixel around it. signed, deviation: float32 (h, w), distance
+    from the background in units of it. threshold: deviation that separates the part from its shadow. centre: (x, y), area: both in image pixels.
     angle: of the long axis, radians. elongation: long over short axis of the ellipse with the part's moments.
     """
 
@@ -131,7 +132,7 @@ def _without_shadow(blob: Mask, signed: Plane, away: Plane, coarse_threshold: fl
     """
     inside = cv2.dilate(blob, _disc(5)) > 0
     threshold = _otsu(_quantised(away[inside]))
-    steep = _steepness(signed)
+    steep = steepness(cv2.GaussianBlur(signed, (0, 0), 0.7)) / np.float32(32)
     outside = steep[~inside]
     edge = EDGE_MIN
     if len(outside) > 100:
@@ -169,12 +170,6 @@ def _quantised(away: Plane) -> Mask:
 
 def _otsu(values: Mask) -> float:
     return float(cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]) / 200
-
-
-def _steepness(signed: Plane) -> Plane:
-    smooth = cv2.GaussianBlur(signed, (0, 0), 0.7)
-    steep: Plane = cv2.magnitude(cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1))
-    return steep / np.float32(32)
 
 
 def _largest(mask: Mask) -> tuple[Mask, float]:

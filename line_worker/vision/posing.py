@@ -25,6 +25,7 @@ AREA_TOLERANCE = 0.25  # soft shadows move the area by more than they move the s
 SIZE_TOLERANCE, SIZE_STEPS = 0.04, 4
 HANDED_SLACK = 0.01
 SIGMAS = 6.0  # of the robust spread of good parts, where that is wider
+AREA_DEVIATION_MAX = 0.25  # robust relative deviation of the areas of good parts
 QUALITY_MIN = 0.6  # median over good parts: below it, they do not look alike
 
 
@@ -110,7 +111,10 @@ class Posing:
         """
         areas = np.array([seen.located.area for seen in looks])
         typical = _area(areas.tolist())
-        spread = max(0.1, 4 / SIGMAS * Range.of((areas / typical.centre).tolist(), 0.0).tolerance)
+        deviation = Range.of((areas / typical.centre).tolist(), 0.0).tolerance / SIGMAS
+        if deviation > AREA_DEVIATION_MAX:
+            raise _unlike(f"their areas differ by {deviation:.0%}, allowed {AREA_DEVIATION_MAX:.0%}")
+        spread = max(0.1, 4 * deviation)
         usual = [seen for seen, area in zip(looks, areas, strict=True) if abs(area / typical.centre - 1) < spread]
         threshold = float(np.median([seen.located.threshold for seen in looks]))
         views = [prepare(seen, threshold) for seen in usual]
@@ -171,10 +175,7 @@ def _ranges(learned: Learned, views: Sequence[View], area: Range) -> dict[str, R
     found: Sequence[Found] = learned.found
     quality = Range.of([f.quality for f in found], QUALITY_SLACK)
     if quality.centre < QUALITY_MIN:
-        raise DatasetError(
-            f"the good parts do not look alike (median fit {quality.centre:.2f}, needed {QUALITY_MIN}), so no pose can "
-            "be learned; check that the folder holds one kind of part seen from one side, or use --locate full"
-        )
+        raise _unlike(f"median fit {quality.centre:.2f}, needed {QUALITY_MIN}")
     sizes = [relative_size(learned.coarse, view, f.pose) for view, f in zip(views, found, strict=True)]
     return {
         "quality": quality,
@@ -182,3 +183,10 @@ def _ranges(learned: Learned, views: Sequence[View], area: Range) -> dict[str, R
         "size": Range.of(sizes, SIZE_TOLERANCE),
         "handedness": Range.of([f.handedness for f in found], 0.0),
     }
+
+
+def _unlike(why: str) -> DatasetError:
+    return DatasetError(
+        f"the good parts do not look alike ({why}), so no pose can be learned; check that the folder holds one kind of "
+        "part seen from one side, or use --locate full"
+    )

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from line_worker.vision.background import FLOOR, Image, Plane, background, levels, shrink
+from line_worker.vision.background import FLOOR, Image, Plane, background, levels, shrink, steepness
 from line_worker.vision.geometry import Layer, Matrix, Pose, grid, read, rotation, sample, wrap
 from line_worker.vision.locate import LOCATE_SIDE, Located, locate_small
 from line_worker.vision.lucas_kanade import Target, choose_target, refine
@@ -84,7 +84,7 @@ def _edges(seen: Look, threshold: float) -> Layer:
     x0, y0 = max(0, int(x * ratio) - BOX_MARGIN), max(0, int(y * ratio) - BOX_MARGIN)
     x1, y1 = min(width, int((x + w) * ratio) + BOX_MARGIN), min(height, int((y + h) * ratio) + BOX_MARGIN)
     smooth = cv2.GaussianBlur(seen.middle[y0:y1, x0:x1], (0, 0), FINE_BLUR)
-    steep = cv2.magnitude(cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1))
+    steep = steepness(smooth)
     light = np.maximum(background(seen.located.surface, height, width)[y0:y1, x0:x1], np.float32(FLOOR))
     # a step of height t, blurred by sigma, is steepest at t / (sigma sqrt(2 pi)); Scharr's kernel weighs 32
     gain = FINE_BLUR * math.sqrt(2 * math.pi) / (32 * EDGE_SATURATION * threshold)
