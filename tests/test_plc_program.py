@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from line_worker.sink.plc.program import STATION_SILENT_S, PlcProgram
+from line_worker.sink.plc.program import BOOKED_GAP, STATION_SILENT_S, PlcProgram
 from line_worker.sink.plc.registers import Code, Fault, Plc, Result, Station, encode
 
 
@@ -110,6 +110,13 @@ def test_parts_without_a_result_are_rejected(rig: Rig) -> None:
     assert rig.program.received == 2
 
 
+def test_a_long_gap_is_booked_by_its_end_only(rig: Rig) -> None:
+    rig.show(0)
+    rig.show(5000)
+    missing = [booking.seq for booking in rig.program.booked if booking.why == "MISSING"]
+    assert missing == list(range(5000 - BOOKED_GAP, 5000))
+
+
 def test_a_triggered_part_without_a_result_is_rejected_when_its_window_ends(rig: Rig) -> None:
     number = rig.program.trigger(rig.now)
     rig.scan(0.19)
@@ -138,7 +145,7 @@ def test_a_new_sync_drops_what_is_open_and_what_is_shown(rig: Rig) -> None:
     rig.station = replace(rig.station, sync=34)
     rig.result = replace(rig.result, toggle=99, verdict=Code.PASS, complement=0xFFFF ^ Code.PASS)
     assert rig.scan().sync_echo == 34
-    rig.scan()
+    rig.scan(0.5)
     assert rig.whys == ["SYNC"]
 
 
@@ -152,3 +159,4 @@ def test_another_map_is_not_understood_so_nothing_is_accepted(rig: Rig) -> None:
 def test_its_heartbeat_moves_every_tenth_of_a_second_with_or_without_the_station(rig: Rig) -> None:
     beats = [rig.program.idle(rig.now + tenth * 0.1001).plc_heartbeat for tenth in range(1, 11)]
     assert beats == list(range(beats[0], beats[0] + 10))
+    assert rig.program.idle(rig.now + 1.05).plc_heartbeat == beats[-1]

@@ -91,6 +91,20 @@ def test_what_was_acknowledged_survives_a_sigkill(tmp_path: Path) -> None:
     assert [one.key.seq for one in read_outcomes(tmp_path)] == list(range(50))
 
 
+def test_once_a_second_everything_is_brought_to_the_disk(store: Store, tmp_path: Path) -> None:
+    def on_disk() -> int:
+        """Count what a power failure would leave: the database without its log."""
+        shutil.copy(store.path / FILE, tmp_path / FILE)
+        return sum(1 for _ in read_outcomes(tmp_path))
+
+    counts = []
+    for seq, now in enumerate((10.0, 10.5, 11.0)):
+        store.deliver(outcome(seq), now)
+        store.poll(now)
+        counts.append(on_disk())
+    assert counts == [1, 1, 3]
+
+
 def test_it_keeps_up_with_200_outcomes_a_second(store: Store) -> None:
     start = time.monotonic()
     for seq in range(600):
@@ -113,6 +127,24 @@ def test_the_oldest_pictures_go_first(store: Store) -> None:
     left = {int(path.name.split("-")[0]) for path in store.path.rglob("*.png")}
     assert left == set(range(15, 25))
     assert (store.crops.bytes, store.crops.dropped) == (10_000, 15)
+
+
+def test_folders_without_pictures_are_cleared_away(store: Store) -> None:
+    store.crop(crop(0, camera="side"))
+    for seq in range(10):
+        store.crop(crop(seq))
+    assert not (store.path / "crops" / "side" / str(2**62)).exists()
+
+
+def test_a_picture_that_cannot_be_deleted_stops_new_ones(store: Store) -> None:
+    for seq in range(10):
+        store.crop(crop(seq))
+    oldest = store.path / "crops" / "top" / str(2**62) / "0-overlay.png"
+    oldest.unlink()
+    oldest.mkdir()
+    store.crop(crop(10))
+    assert "cannot be deleted" in store.reachable()[1]
+    assert len(store.crops) == 10
 
 
 def test_the_quota_counts_what_earlier_runs_left(store: Store) -> None:
@@ -155,6 +187,8 @@ def test_a_folder_that_takes_no_pictures_switches_them_off_for_a_while(store: St
     assert "no pictures are kept" in why
     assert (store.crops_refused, len(store.crops)) == (2, 0)
     assert store.deliver(outcome(0), 100.0)
+    store.poll(99.9 + CROPS_AGAIN_S)
+    assert store.reachable()[1]
     store.poll(100.0 + CROPS_AGAIN_S)
     store.crop(crop(3))
     assert (store.reachable(), len(store.crops)) == ((True, ""), 1)

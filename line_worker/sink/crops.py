@@ -61,6 +61,8 @@ class CropFolder:
         path = self._path(crop)
         if not path.exists():
             self.drop_oldest(self.bytes + size - self._quota)
+            if self.bytes + size > self._quota:
+                raise OSError(f"{self._kept[0].path} cannot be deleted to make room")
             self._write(path, crop.pixels)
             self._kept.append(Kept(path.stat().st_mtime, path, size))
             self.bytes += size

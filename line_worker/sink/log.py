@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -61,7 +60,6 @@ class Log(QuietSink):
 
     def _open(self) -> int:
         if self.path is None:
-            sys.stdout.flush()
             return os.dup(1)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
