@@ -45,7 +45,8 @@ class Located(NamedTuple):
     found: whether there is a part that can be posed; when not, `why` says why not and the geometry is zero.
     shape: (H, W) of the image. scale: map pixels per image pixel. surface: float32 (C, 6), background in gray levels.
     mask: uint8 (h, w), 1 on the part and about one map pixel around it. signed, deviation: float32 (h, w), distance
-    from the background in units of it. threshold: deviation that separates the part from its shadow. centre: (x, y), area: both in image pixels.
+    from the background in units of it. threshold: deviation that separates the part from its shadow.
+    centre: (x, y), area: both in image pixels.
     angle: of the long axis, radians. elongation: long over short axis of the ellipse with the part's moments.
     """
 
