@@ -26,7 +26,7 @@ Picture = NDArray[np.uint8]
 class Box(NamedTuple):
     """An anomalous region, in pixels of the original image, and why it is one, at its worst cell.
 
-    zone: (row, col) of that cell. error: its error, about 2 being usual; neighbours: the mean error around it; limit:
+    zone: (row, col) of that cell. error: its error, 1 being usual; neighbours: the mean error around it; limit:
     the error at which this zone alone would fail the part; sigma: the error's distance from the zone's usual one.
     """
 

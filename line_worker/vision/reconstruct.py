@@ -135,7 +135,7 @@ class Classic(nn.Module):
     """The article's method as a stage: canonical images (B, C, H, W) -> error map (B, rows, cols).
 
     The error of a cell is the sum of two, absolute difference and 1 - SSIM, each smoothed and divided by its usual
-    size (`weights`), so that about 2 is the usual error of a good part's cell.
+    size (`weights`), so that 1 is the usual error of a good part's cell.
     """
 
     cells: Tensor
@@ -197,7 +197,13 @@ METHODS = {"classic": Classic.make}
 
 
 def load(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Reconstructor:
-    """Make the reconstructor that `meta` names; raises ValueError for one that this version does not know."""
+    """Make the reconstructor that `meta` names.
+
+    Raises ValueError for one that this version does not know, and for arrays that are not finite.
+    """
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ValueError(f"{broken[0]} is not finite")
     if meta["method"] not in METHODS:
         raise ValueError(f"reconstruction {meta['method']!r} is not one of {', '.join(METHODS)}")
     return METHODS[meta["method"]](meta, arrays)
