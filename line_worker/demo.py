@@ -173,7 +173,7 @@ def plc_log(config: Config) -> list[dict[str, Any]]:
     """Return what the simulated PLC wrote down of the results that reached it."""
     path = config.line.data / "plc-simulated.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return [entry for entry in map(json.loads, lines) if entry.get("seq") is not None]
+    return [entry for entry in map(json.loads, lines) if entry["received"]]
 
 
 def _show(console: Console, summary: Summary, watcher: Watcher, config: Config, folder: Path) -> None:
