@@ -65,7 +65,8 @@ def replay(
 def line_of(
     recorded: Recorded, bundle: Path, rate: str | float, folder: Path, workers: int = 1, device: str = "auto"
 ) -> Config:
-    """Return the line that replays `recorded` in `folder`: its cameras, the bundle, and no sink at all."""
+    """Return the line that replays `recorded` in `folder`: its cameras, its kind of workers, and no sink at all."""
+    then = _workers_then(recorded.recording)
     source = {"kind": "replay", "path": str(recorded.recording.path.resolve()), "rate": rate}
     cameras = [
         {
@@ -81,7 +82,7 @@ def line_of(
         {
             "line": {"name": recorded.recording.meta.line, "runtime": f"{folder}/run", "data": f"{folder}/data"},
             "cameras": cameras,
-            "workers": {"bundle": str(bundle), "count": workers, "device": device},
+            "workers": {**then, "bundle": str(bundle), "count": workers, "device": device},
         },
         where=f"replay of {recorded.recording.path}",
     )
@@ -118,10 +119,16 @@ def _outcomes(config: Config) -> dict[tuple[str, int], Outcome]:
 
 
 def _bundle_then(recording: Recording) -> Path:
-    path = Path(str(json.loads(recording.meta.config).get("workers", {}).get("bundle", "")))
+    path = Path(str(json.loads(recording.meta.config).get("workers", {}).get("bundle", "bundle")))
     if path.name != "stub" and not path.is_dir():
         raise ConfigError(str(recording.path), [f"its bundle ({path}) is not on this machine; give one with --bundle"])
     return path
+
+
+def _workers_then(recording: Recording) -> dict[str, object]:
+    """Return how the recorded line's workers computed: other threads or batches may change a score's last digits."""
+    workers = json.loads(recording.meta.config).get("workers", {})
+    return {name: workers[name] for name in ("batch", "threads") if name in workers}
 
 
 def _check_bundle(bundle: Path) -> None:
