@@ -116,7 +116,7 @@ def test_a_large_part_does_not_bend_the_background():
     disc = image == 0
     image[disc] = 0.75 * light[disc]
     fitted = background(fit_background(shrink(image.astype(np.uint8), FIT_SIDE)[0]), 480, 640)[..., 0]
-    assert np.abs(fitted - light).max() < 4
+    assert np.abs(fitted - light).max() < 1.5
 
 
 def test_deviation_is_relative_on_bright_and_absolute_on_dark_backgrounds():
