@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from line_worker.hub.ledger import Ledger, Part
+from line_worker.hub.ledger import Ledger
+from line_worker.hub.part import Part
 
 
 @dataclass(slots=True)
@@ -32,6 +33,12 @@ class Seat:
         """Parts it may still be given."""
         return 0 if self.alone else self.credits - len(self.holds)
 
+    def answered(self, lease: int) -> None:
+        """The worker has answered a lease, whatever became of the part."""
+        self.holds.pop(lease, None)
+        if not self.holds:
+            self.alone = False
+
 
 class Dispatcher:
     """The workers of one line."""
@@ -47,18 +54,13 @@ class Dispatcher:
         """Forget a worker; the caller gives its parts back to the ledger."""
         return self.seats.pop(session, None)
 
-    def progress(self, session: int, now: float) -> bool:
-        """The worker's compute loop has turned; False when it is not known (expelled, or of another hub)."""
+    def progress(self, peer: bytes, session: int, now: float) -> Seat | None:
+        """The worker's compute loop has turned; None when it is not known (expelled, or of another hub)."""
         seat = self.seats.get(session)
-        if seat is not None:
-            seat.progress_at = now
-        return seat is not None
-
-    def answered(self, session: int, lease: int) -> None:
-        """The worker has answered a lease, whatever became of it."""
-        seat = self.seats.get(session)
-        if seat is not None and seat.holds.pop(lease, None) is not None and not seat.holds:
-            seat.alone = False
+        if seat is None or seat.peer != peer:
+            return None
+        seat.progress_at = now
+        return seat
 
     def stalled(self, now: float) -> list[Seat]:
         """Return workers without progress for longer than they declared."""

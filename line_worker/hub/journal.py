@@ -2,7 +2,8 @@
 
 SQLite in WAL mode with synchronous=FULL: a commit returns after fdatasync. Rows are inserted, never updated or
 deleted (triggers say so). The table doubles as the outbox: a durable sink's cursor says up to which row it has
-acknowledged, and everything above is still owed to it, across restarts.
+acknowledged, and everything above is still owed to it, across restarts. `totals` counts the rows by verdict, so that
+counters survive a restart.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from line_worker.errors import JournalError
-from line_worker.hub.ledger import Part
+from line_worker.hub.part import Part
 from line_worker.wire.messages import FrameKey, Outcome, Region
 
 SCHEMA_VERSION = 1
@@ -34,7 +36,8 @@ CREATE TABLE IF NOT EXISTS outcomes (
   latency_ms REAL NOT NULL, wall REAL NOT NULL, detail TEXT NOT NULL,
   UNIQUE (line, camera, epoch, seq));
 CREATE TABLE IF NOT EXISTS outbox (sink TEXT PRIMARY KEY, row INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, wall REAL NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS totals (line TEXT NOT NULL, verdict TEXT NOT NULL, n INTEGER NOT NULL,
+  PRIMARY KEY (line, verdict));
 CREATE TRIGGER IF NOT EXISTS outcomes_stay BEFORE UPDATE ON outcomes
   BEGIN SELECT RAISE(ABORT, 'an outcome never changes'); END;
 CREATE TRIGGER IF NOT EXISTS outcomes_last BEFORE DELETE ON outcomes
@@ -45,6 +48,11 @@ _COLUMNS = (
     "checksum, latency_ms, wall, detail"
 )
 _INSERT = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT DO NOTHING"
+_OF_EPOCH = "FROM outcomes WHERE line = ? AND camera = ? AND epoch = ?"
+_ANNOUNCED = "INSERT INTO epochs VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET announced = excluded.announced"
+_COUNTED = "INSERT INTO totals VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+_MOVED = "INSERT INTO outbox VALUES (?, ?) ON CONFLICT DO UPDATE SET row = excluded.row"
+BUSY_S = 0.1  # how long another process may hold the file before it counts as unwritable
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +76,12 @@ class Journal:
         self.path, self._line = path, line
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
             self._check_version()
+            self._db.executescript(_SCHEMA)
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
         except (OSError, sqlite3.Error) as error:
             raise JournalError(
                 f"{path}: the journal cannot be opened ({error}); without it no part may pass; "
@@ -80,9 +89,11 @@ class Journal:
             ) from error
 
     def _check_version(self) -> None:
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
-        (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-        if int(found) != SCHEMA_VERSION:
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            return
+        (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() or (SCHEMA_VERSION,)
+        if str(found) != str(SCHEMA_VERSION):
+            self._db.close()
             raise JournalError(
                 f"{self.path}: written by another version (schema {found}, this one is {SCHEMA_VERSION}); "
                 "nothing was changed; start with a new data folder or the matching version"
@@ -94,7 +105,7 @@ class Journal:
 
     # ---- epochs -------------------------------------------------------------------------------------------------
 
-    def open_epochs(self, per_camera: int = 4) -> list[OpenEpoch]:
+    def open_epochs(self, per_camera: int = 8) -> list[OpenEpoch]:
         """Return the newest epochs of every camera with the sequence numbers that still have no row."""
         newest = (
             "SELECT camera, epoch, announced FROM (SELECT *, row_number() OVER (PARTITION BY camera "
@@ -103,23 +114,26 @@ class Journal:
         return [self._open_epoch(*found) for found in self._read(newest, (self._line, per_camera))]
 
     def _open_epoch(self, camera: str, epoch: int, announced: int) -> OpenEpoch:
-        rows, last = self._read(
-            "SELECT count(*), max(seq) FROM outcomes WHERE line = ? AND camera = ? AND epoch = ?",
-            (self._line, camera, epoch),
-        )[0]
+        name = (self._line, camera, epoch)
+        [(last,)] = self._read(f"SELECT max(seq) {_OF_EPOCH}", name)
         next_seq = max(announced, -1 if last is None else last + 1)
-        if rows == next_seq:
-            return OpenEpoch(camera, epoch, next_seq, [])
-        known = {seq for (seq,) in self._seqs(camera, epoch)}
-        return OpenEpoch(camera, epoch, next_seq, [seq for seq in range(next_seq) if seq not in known])
+        first = self._first_hole(name, next_seq)
+        known = {seq for (seq,) in self._read(f"SELECT seq {_OF_EPOCH} AND seq >= ?", (*name, first))}
+        return OpenEpoch(camera, epoch, next_seq, [seq for seq in range(first, next_seq) if seq not in known])
 
-    def _seqs(self, camera: str, epoch: int) -> list[Any]:
-        query = "SELECT seq FROM outcomes WHERE line = ? AND camera = ? AND epoch = ?"
-        return self._read(query, (self._line, camera, epoch))
+    def _first_hole(self, name: tuple[str, str, int], next_seq: int) -> int:
+        """Return the first sequence number without a row, by bisection: an epoch may have millions of rows."""
+        low, high = 0, next_seq
+        while low < high:
+            middle = (low + high + 1) // 2
+            query = f"SELECT count(*) {_OF_EPOCH} AND seq >= ? AND seq < ?"
+            [(rows,)] = self._read(query, (*name, low, middle))
+            low, high = (middle, high) if rows == middle - low else (low, middle - 1)
+        return low
 
     # ---- rows ---------------------------------------------------------------------------------------------------
 
-    def write(self, parts: Iterable[Part], announced: dict[tuple[str, int], int], cursors: dict[str, int]) -> list[int]:
+    def write(self, parts: Sequence[Part], announced: dict[tuple[str, int], int], cursors: dict[str, int]) -> list[int]:
         """Commit the parts' outcomes, the epochs' announced counts and the sinks' cursors in one transaction.
 
         Returns each part's row number; 0 where another outcome of the same key stands already (the first one stays).
@@ -128,13 +142,10 @@ class Journal:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             rows = [self._insert(part, wall) for part in parts]
-            self._db.executemany(
-                "INSERT INTO epochs VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET announced = excluded.announced",
-                [(self._line, camera, epoch, count, wall) for (camera, epoch), count in announced.items()],
-            )
-            self._db.executemany(
-                "INSERT INTO outbox VALUES (?, ?) ON CONFLICT DO UPDATE SET row = excluded.row", list(cursors.items())
-            )
+            written = Counter(str(p.decision.verdict) for p, row in zip(parts, rows, strict=True) if row and p.decision)
+            self._db.executemany(_COUNTED, [(self._line, verdict, n) for verdict, n in written.items()])
+            self._db.executemany(_ANNOUNCED, [(self._line, *epoch, count, wall) for epoch, count in announced.items()])
+            self._db.executemany(_MOVED, list(cursors.items()))
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:
@@ -158,19 +169,16 @@ class Journal:
         )
         return cursor.lastrowid or 0 if cursor.rowcount == 1 else 0
 
-    def note(self, kind: str, text: str) -> None:
-        """Write an event (late result, conflict, state change) beside the outcomes; losing one is no error."""
-        try:
-            self._db.execute("INSERT INTO events (wall, kind, text) VALUES (?, ?, ?)", (time.time(), kind, text))
-        except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: cannot be written ({error})") from error
+    def totals(self) -> dict[str, int]:
+        """Return how many rows of this line have which verdict."""
+        return dict(self._read("SELECT verdict, n FROM totals WHERE line = ?", (self._line,)))
 
     # ---- outbox -------------------------------------------------------------------------------------------------
 
-    def cursor(self, sink: str) -> int | None:
-        """Return the last row that `sink` has acknowledged, None for a sink that never was here."""
+    def cursor(self, sink: str) -> int:
+        """Return the last row that `sink` has acknowledged, 0 for a sink that never was here."""
         found = self._read("SELECT row FROM outbox WHERE sink = ?", (sink,))
-        return int(found[0][0]) if found else None
+        return int(found[0][0]) if found else 0
 
     def last_row(self) -> int:
         """Return the newest row's number."""
@@ -183,7 +191,7 @@ class Journal:
 
     def find(self, key: FrameKey) -> Outcome | None:
         """Return the outcome of `key`."""
-        query = f"SELECT row, {_COLUMNS} FROM outcomes WHERE line = ? AND camera = ? AND epoch = ? AND seq = ?"
+        query = f"SELECT row, {_COLUMNS} {_OF_EPOCH} AND seq = ?"
         found = self._read(query, (key.line, key.camera, key.epoch, key.seq))
         return _outcome(found[0]) if found else None
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import structlog
+
 from line_worker.hub.journal import Journal
-from line_worker.wire.messages import HubState, Outcome, SinkHello, Tap
-from line_worker.wire.sockets import Channel
+from line_worker.hub.peers import Peers
+from line_worker.wire.messages import HubState, Outcome, SinkAck, SinkHello, SinkState, Tap
+
+log = structlog.get_logger()
 
 WINDOW = 256
 
@@ -33,39 +37,55 @@ class Reader:
 class Outbox:
     """The hub's end of the outcomes link. `expected` names the sinks of the configuration: name -> durable."""
 
-    def __init__(self, channel: Channel, journal: Journal, expected: dict[str, bool]) -> None:
-        self._channel, self._journal, self._expected = channel, journal, expected
+    def __init__(self, peers: Peers, journal: Journal, expected: dict[str, bool]) -> None:
+        self._peers, self._channel, self._journal, self._expected = peers, peers.channel, journal, expected
         self._readers: dict[str, Reader] = {}
-        self._moved: set[str] = set()  # cursors to be written with the next commit
+        self._moved: dict[str, int] = {}  # cursors to be written with the next commit
         self._newest = journal.last_row()
 
-    def join(self, peer: bytes, hello: SinkHello) -> Reader:
-        """A sink is there, or back."""
-        row = self._journal.cursor(hello.sink) if hello.sink in self._expected else None
-        if row is None:
-            row = 0 if hello.sink in self._expected else self._newest
-        reader = self._readers[hello.sink] = Reader(peer, hello, row, row)
-        return reader
+    def take(self) -> None:
+        """Take what sinks have sent."""
+        for peer, message in self._peers.receive():
+            match message:
+                case SinkHello():
+                    self._join(peer, message)
+                case SinkAck():
+                    self._acknowledge(message)
+                case SinkState():
+                    self._hear(peer, message)
 
-    def acknowledge(self, sink: str, row: int) -> None:
+    def _join(self, peer: bytes, hello: SinkHello) -> None:
+        """A sink is there, or back: what it has not acknowledged is sent again."""
+        row = self._newest
+        if hello.sink in self._expected:
+            row = self._acked(hello.sink)
+        self._readers[hello.sink] = Reader(peer, hello, row, row)
+        log.info("sink is here", sink=hello.sink, durable=hello.durable, row=row)
+
+    def _acked(self, sink: str) -> int:
+        reader = self._readers.get(sink)
+        return reader.acked if reader is not None else self._journal.cursor(sink)
+
+    def _acknowledge(self, ack: SinkAck) -> None:
         """The sink has everything up to `row` for good."""
-        reader = self._readers.get(sink)
-        if reader is not None and reader.acked < row <= reader.sent:
-            reader.acked = row
-            if sink in self._expected:
-                self._moved.add(sink)
+        reader = self._readers.get(ack.sink)
+        if reader is not None and reader.acked < ack.row <= reader.sent:
+            reader.acked = ack.row
+            if ack.sink in self._expected:
+                self._moved[ack.sink] = ack.row
 
-    def reachable(self, sink: str, ok: bool, detail: str) -> bool:
-        """The sink says whether it reaches its other side; False when it has not said hello yet."""
-        reader = self._readers.get(sink)
-        if reader is not None:
-            reader.reachable, reader.detail = ok, detail
-        return reader is not None
+    def _hear(self, peer: bytes, state: SinkState) -> None:
+        """The sink says whether it reaches its other side; one that is not known says hello again."""
+        reader = self._readers.get(state.sink)
+        if reader is None or reader.peer != peer:
+            self._peers.greet(peer, known=False)
+        else:
+            reader.reachable, reader.detail = state.reachable, state.detail
 
     def take_cursors(self) -> dict[str, int]:
         """Return the cursors that have moved since the last call; the caller commits them."""
-        moved, self._moved = self._moved, set()
-        return {sink: self._readers[sink].acked for sink in moved if sink in self._readers}
+        moved, self._moved = self._moved, {}
+        return moved
 
     def offer(self, outcome: Outcome) -> None:
         """Send a released outcome to the real-time sinks; the durable ones are fed by `pump`."""
@@ -105,8 +125,9 @@ class Outbox:
 
     @property
     def settled(self) -> bool:
-        """Whether every connected durable sink has acknowledged everything."""
-        return all(r.acked >= self._newest for r in self._readers.values() if r.hello.durable)
+        """Whether every durable sink that can take outcomes has acknowledged everything."""
+        readers = [reader for reader in self._readers.values() if reader.hello.durable and reader.reachable]
+        return all(reader.acked >= self._newest for reader in readers)
 
     def bad_sinks(self) -> tuple[str, ...]:
         """Name the configured real-time sinks that are missing or unreachable; a durable one stops nothing."""
@@ -115,11 +136,3 @@ class Outbox:
             for name, durable in self._expected.items()
             if not durable and ((reader := self._readers.get(name)) is None or not reader.reachable)
         )
-
-    def missing(self) -> tuple[str, ...]:
-        """Name every configured sink that is not connected."""
-        return tuple(name for name in self._expected if name not in self._readers)
-
-    def lag(self) -> dict[str, int]:
-        """Return how many rows each durable sink still has to acknowledge."""
-        return {n: self._newest - r.acked for n, r in self._readers.items() if r.hello.durable}

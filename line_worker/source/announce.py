@@ -23,6 +23,7 @@ from line_worker.wire.sockets import Wire
 log = structlog.get_logger()
 
 ALIVE_S = 0.1
+HELLO_S = 0.2  # a hub that does not know us is greeted at most this often
 RESEND_S = 1.0  # a frame that nobody has acknowledged this long after its deadline is announced again
 MAX_PENDING = 1000  # headers kept while the hub is away; what comes beyond becomes a gap
 
@@ -45,8 +46,8 @@ class Announcer:
         self._channel = wire.connect(FRAMES, f"source-{camera.name}")
         self._limit = int(camera.max_frame_mb * 1e6)
         self._ring = self._new_ring() if camera.transport == "ring" else None
-        self._pending: dict[int, Pending] = {}
-        self._instance = 0
+        self._pending: dict[m.FrameKey, Pending] = {}
+        self._instance, self._hello_at = 0, 0.0
         self._ready, self._detail = False, "not opened yet"
         self._alive_at = 0.0
         self.state = -1  # the station's state, -1 until the hub has said it
@@ -74,8 +75,8 @@ class Announcer:
             return  # the hub is away: the gap in the sequence speaks
         frame, slot = self._frame(seq, captured)
         again_at = captured.at + self._camera.deadline_ms / 1000 + RESEND_S
-        self._pending[seq] = Pending(frame, slot, captured.at, again_at)
-        self._send(self._pending[seq], time.monotonic())
+        pending = self._pending[frame.key] = Pending(frame, slot, captured.at, again_at)
+        self._send(pending, time.monotonic())
 
     def turn(self) -> None:
         """Take what the hub says; say that we are alive; announce again what seems lost."""
@@ -158,43 +159,50 @@ class Announcer:
         self._channel.send(dataclasses.replace(pending.frame, age_ms=(now - pending.at) * 1000))
 
     def _send_again(self, now: float) -> None:
-        for pending in self._pending.values():
-            if pending.again_at <= now:
-                pending.again_at = now + RESEND_S
-                self._send(pending, now)
-
-    def _hello(self) -> None:
-        self._channel.send(m.SourceHello(self._camera.name, self.epoch, self.next_seq))
+        for key, pending in list(self._pending.items()):
+            if pending.again_at > now:
+                continue
+            if key.epoch != self.epoch:  # the hub has refused the rest of that epoch
+                self._forget(key)
+                continue
+            pending.again_at = now + RESEND_S
+            self._send(pending, now)
 
     def _take(self, message: m.Message | DecodeError) -> None:
         match message:
-            case m.FrameDone() if message.epoch == self.epoch:
+            case m.FrameDone():
                 for seq in message.seqs:
-                    self._forget(seq)
+                    self._forget(m.FrameKey(self._line, self._camera.name, message.epoch, seq))
             case m.HubHello():
                 self.state = message.state
-                if message.instance != self._instance:
-                    self._meet(message.instance)
+                self._meet(message, time.monotonic())
             case m.Refused():
                 log.error("the hub refuses this source", why=message.why)
-                if message.new_epoch:
+                if message.old_epoch == self.epoch:
                     self._new_epoch()
 
-    def _meet(self, instance: int) -> None:
-        """Another hub than before: introduce ourselves and send the whole window again."""
-        self._instance = instance
+    def _meet(self, hub: m.HubHello, now: float) -> None:
+        """A hub that does not know us: introduce ourselves and send the whole window again."""
+        stranger = hub.instance != self._instance
+        if not stranger and (hub.known or now - self._hello_at < HELLO_S):
+            return
+        self._instance = hub.instance
         self._hello()
-        now = time.monotonic()
-        for pending in self._pending.values():
-            self._send(pending, now)
+        for key, pending in self._pending.items():
+            if key.epoch == self.epoch:
+                self._send(pending, now)
+
+    def _hello(self) -> None:
+        self._hello_at = time.monotonic()
+        self._channel.send(m.SourceHello(self._camera.name, self.epoch, self.next_seq))
 
     def _new_epoch(self) -> None:
-        for seq in list(self._pending):
-            self._forget(seq)
-        self.epoch, self.next_seq = time.time_ns() // 1000, 0
+        """Begin again from 0; what the hub has of the old epoch keeps its slots until it is decided."""
+        log.warning("a new epoch begins", old=self.epoch, announced=self.next_seq, undecided=self.pending)
+        self.epoch, self.next_seq = max(time.time_ns() // 1000, self.epoch + 1), 0
         self._hello()
 
-    def _forget(self, seq: int) -> None:
-        pending = self._pending.pop(seq, None)
+    def _forget(self, key: m.FrameKey) -> None:
+        pending = self._pending.pop(key, None)
         if pending is not None and pending.slot is not None and self._ring is not None:
             self._ring.free(pending.slot)

@@ -18,7 +18,7 @@ import msgpack
 
 from line_worker.errors import DecodeError
 
-MAX_BODY = 64 * 1024  # bytes of one message's msgpack body; pixels travel beside it, not in it
+MAX_BODY = 64 * 1024  # bytes of a msgpack body, unless its class has a MAX_BODY; pixels travel beside it, not in it
 MAX_ITEMS = 4096
 MAX_TEXT = 4096
 
@@ -36,8 +36,9 @@ def unpack(cls: type[T], body: bytes, **beside: Any) -> T:
     Raises:
         DecodeError: the body is not exactly a `cls`.
     """
-    if len(body) > MAX_BODY:
-        raise DecodeError(f"{cls.__name__}: body of {len(body)} bytes, at most {MAX_BODY} are allowed")
+    limit = getattr(cls, "MAX_BODY", MAX_BODY)
+    if len(body) > limit:
+        raise DecodeError(f"{cls.__name__}: body of {len(body)} bytes, at most {limit} are allowed")
     try:
         raw = msgpack.unpackb(
             body, max_str_len=MAX_TEXT, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS, max_bin_len=0, max_ext_len=0

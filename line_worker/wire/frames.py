@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,22 +50,25 @@ class FrameRing:
     """The source's end: `put` copies a picture into a free slot, `free` gives the slot back.
 
     `slots` is the window plus some slack for readers that copy late (a recorder): freed slots are reused oldest first.
+
+    Raises:
+        SourceError: there is no room for the ring.
     """
 
     def __init__(self, name: str, slots: int, slot_bytes: int) -> None:
         self.name, self.slot_bytes = name, slot_bytes
         self._stride = -(-(HEAD + slot_bytes) // PAGE) * PAGE
-        _sweep(name)
-        self._path = SHM / f"{name}.{os.getpid()}-{os.urandom(4).hex()}.ring"
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)  # held while the source lives: `_sweep` removes the rings of dead ones
+        self._file = -1
+        size = slots * self._stride
         try:
-            os.posix_fallocate(self._file, 0, slots * self._stride)  # a full /dev/shm fails here, not with SIGBUS later
+            _sweep(name)
+            self._path, self._file = _new_file(name)
+            os.posix_fallocate(self._file, 0, size)  # a full /dev/shm fails here, not with SIGBUS later
         except OSError as error:
             self.close()
             raise SourceError(
-                f"{self._path}: no room for {slots * self._stride / 1e6:.0f} MB of shared memory ({error.strerror}); "
-                "frames cannot travel; make /dev/shm larger, or the camera's window or max_frame_mb smaller"
+                f"{SHM}: no room for {size / 1e6:.0f} MB of shared memory ({error.strerror}), so frames cannot travel; "
+                'make it larger, or the camera\'s window or max_frame_mb smaller, or use transport = "inline"'
             ) from error
         self._map = mmap.mmap(self._file, slots * self._stride)
         self._free = list(range(slots))
@@ -103,17 +107,32 @@ class FrameRing:
             self._free.append(index)
 
     def close(self) -> None:
-        """Remove the ring; readers that still map it keep what they have."""
+        """Remove the ring; readers that still map it keep what they have. May be called twice."""
+        if self._file < 0:
+            return
         if hasattr(self, "_map"):
             with contextlib.suppress(BufferError):
                 self._map.close()
         self._path.unlink(missing_ok=True)
         os.close(self._file)
+        self._file = -1
+
+
+def _new_file(name: str) -> tuple[Path, int]:
+    """Create and lock a ring's file; the lock is held while the source lives, and `_sweep` respects it."""
+    while True:
+        path = SHM / f"{name}.{os.getpid()}-{os.urandom(4).hex()}.ring"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file).st_nlink:  # else another line of this name has swept it before it was locked
+            return path, file
+        os.close(file)
 
 
 def _sweep(name: str) -> None:
     """Remove rings of sources with this name that died without closing them."""
-    for path in SHM.glob(f"{name}.*.ring"):
+    ours = re.compile(re.escape(name) + r"\.\d+-[0-9a-f]{8}\.ring")
+    for path in (path for path in SHM.iterdir() if ours.fullmatch(path.name)):
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDWR)
             try:
@@ -176,8 +195,10 @@ class FrameReader:
                 ring = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise FrameError(f"ring {name} is gone: its source has stopped ({error})", Reason.CRC) from error
+        for dead in [known for known in self._rings if not (SHM / known).exists()]:
+            del self._rings[dead]  # a ring's memory is freed when the last one who maps it lets go
         while len(self._rings) >= self._keep:
-            self._rings.pop(next(iter(self._rings)))
+            del self._rings[next(iter(self._rings))]
         self._rings[name] = ring
         return ring
 

@@ -22,18 +22,19 @@ class Link:
     one: str
     lossy: bool
     high_water: int  # messages that may wait for one peer
+    frames: int  # the largest message, in frames of the largest camera (a crop of a gray picture is a colour PNG)
     port_offset: int
     carries: str
 
 
 FRAMES = Link(
-    "frames", "source", "hub", False, 512, 0, "SourceHello Frame SourceAlive SourceBye / FrameDone HubHello Refused"
+    "frames", "source", "hub", False, 512, 1, 0, "SourceHello Frame SourceAlive SourceBye / FrameDone HubHello Refused"
 )
-WORK = Link("work", "worker", "hub", False, 512, 1, "WorkerHello Result Progress WorkerBye / Lease HubHello Refused")
+WORK = Link("work", "worker", "hub", False, 512, 1, 1, "WorkerHello Result Progress WorkerBye / Lease HubHello Refused")
 OUTCOMES = Link(
-    "outcomes", "sink", "hub", False, 1024, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap"
+    "outcomes", "sink", "hub", False, 1024, 1, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap"
 )
-CROPS = Link("crops", "worker", "store", True, 16, 3, "Crop")
+CROPS = Link("crops", "worker", "store", True, 16, 4, 3, "Crop")
 
 LINKS = (FRAMES, WORK, OUTCOMES, CROPS)
 

@@ -16,31 +16,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from line_worker.errors import DecodeError
-from line_worker.verdicts import Reason, Verdict, verdict_of
 from line_worker.wire import codec
+from line_worker.wire.evidence import Outcome as Outcome
+from line_worker.wire.evidence import Region as Region
+from line_worker.wire.evidence import Result as Result
+from line_worker.wire.header import DTYPES as DTYPES
+from line_worker.wire.header import PLACES as PLACES
+from line_worker.wire.header import Frame as Frame
+from line_worker.wire.header import FrameKey as FrameKey
+from line_worker.wire.header import counted
 
 VERSION = 1
-
-PLACES = ("ring", "inline", "none")
-COLOURS = ("gray", "bgr")
-DTYPES = {"uint8": 1, "uint16": 2}
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class FrameKey:
-    """Names one part's picture for ever: `epoch` is new at every start of the source, `seq` counts from 0."""
-
-    line: str
-    camera: str
-    epoch: int
-    seq: int
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.epoch < 2**63 and 0 <= self.seq < 2**63):
-            raise ValueError("epoch and seq are counted from 0 and fit 63 bits")
-
-    def __str__(self) -> str:
-        return f"{self.line}/{self.camera}/{self.epoch}/{self.seq}"
 
 
 # ---- source -> hub -> worker -----------------------------------------------------------------------------------------
@@ -55,43 +41,8 @@ class SourceHello:
     epoch: int
     next_seq: int
 
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One announced part: header and where its pixels are.
-
-    `shape` is (H, W) or (H, W, 3); `checksum` is xxh3-64 of the pixels in C order; `place` says whether they are in
-    shared memory (`ring`, `offset`, `generation`), `inline` in part 2, or nowhere (`none`: `problem` says why).
-    """
-
-    KIND: ClassVar[int] = 2
-    key: FrameKey
-    age_ms: float
-    deadline_ms: float
-    shape: tuple[int, ...]
-    dtype: str
-    colour: str
-    checksum: int
-    place: str
-    ring: str = ""
-    offset: int = 0
-    generation: int = 0
-    problem: int = 0
-    part_id: str = ""
-    trigger: int = 0
-    pixels: bytes = field(default=b"", repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that shape and dtype ask for; -1 when they name no picture at all."""
-        if self.dtype not in DTYPES or len(self.shape) not in (2, 3) or min(self.shape) < 1:
-            return -1
-        if self.colour != ("gray" if len(self.shape) == 2 else "bgr") or (len(self.shape) == 3 and self.shape[2] != 3):
-            return -1
-        total = DTYPES[self.dtype]
-        for side in self.shape:
-            total *= side
-        return total
+    def __post_init__(self) -> None:
+        counted(self.epoch, self.next_seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +56,9 @@ class SourceAlive:
     ready: bool
     detail: str
 
+    def __post_init__(self) -> None:
+        counted(self.epoch, self.next_seq)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceBye:
@@ -114,6 +68,9 @@ class SourceBye:
     camera: str
     epoch: int
     next_seq: int
+
+    def __post_init__(self) -> None:
+        counted(self.epoch, self.next_seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +82,33 @@ class FrameDone:
     epoch: int
     seqs: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        counted(self.epoch, *self.seqs)
+
 
 @dataclass(frozen=True, slots=True)
 class HubHello:
     """The hub's greeting and regular sign of life; another `instance` than before means that it has restarted.
 
-    A peer that the hub does not know answers with its own hello. `state` is the station's state.
+    A peer that is not `known` answers with its own hello. `state` is the station's state.
     """
 
     KIND: ClassVar[int] = 6
     instance: int
     state: int
+    known: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The hub does not take this peer's messages; `why` is for people, `new_epoch` asks a source for a fresh epoch."""
+    """The hub does not take this peer's messages; `why` is for people.
+
+    `old_epoch` asks a source that is still in it to begin a new one; 0 asks for nothing.
+    """
 
     KIND: ClassVar[int] = 7
     why: str
-    new_epoch: bool
+    old_epoch: int
 
 
 # ---- hub <-> worker --------------------------------------------------------------------------------------------------
@@ -179,38 +143,6 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
-    """An anomalous region: box in pixels of the original image and the evidence of its worst patch."""
-
-    x: int
-    y: int
-    w: int
-    h: int
-    zone: tuple[int, ...]
-    error: float
-    neighbours: float
-    limit: float
-    sigma: float
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a worker found; `checksum` proves which pixels it saw, `stages` holds milliseconds by stage."""
-
-    KIND: ClassVar[int] = 18
-    key: FrameKey
-    lease: int
-    session: int
-    bundle: str
-    checksum: int
-    reason: int
-    score: float | None
-    threshold: float | None
-    regions: tuple[Region, ...]
-    stages: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
     """The worker's compute loop turned: after a batch, or after a proven idle wait."""
 
@@ -238,42 +170,6 @@ class SinkHello:
     sink: str
     durable: bool
     frames: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The one immutable outcome of a key, with its evidence.
-
-    `row` numbers the journal's rows; `left_ms` is what remains of the part's deadline when the hub sends it;
-    `latency_ms` counts from t0 to the decision; `wall` is Unix time, for people.
-    """
-
-    KIND: ClassVar[int] = 33
-    row: int
-    key: FrameKey
-    verdict: str
-    reason: int
-    score: float | None
-    threshold: float | None
-    regions: tuple[Region, ...]
-    bundle: str
-    worker: str
-    attempt: int
-    part_id: str
-    trigger: int
-    latency_ms: float
-    left_ms: float
-    wall: float
-    stages: dict[str, float]
-
-    def __post_init__(self) -> None:
-        if self.verdict != verdict_of(Reason(self.reason)):
-            raise ValueError(f"{self.verdict} cannot stand beside reason {self.reason}")
-
-    @property
-    def passed(self) -> bool:
-        """Whether the part may go on."""
-        return self.verdict == Verdict.PASS
 
 
 @dataclass(frozen=True, slots=True)

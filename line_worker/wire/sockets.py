@@ -7,6 +7,7 @@ bounded, LINGER 0 except a bounded flush on an orderly stop. A message that does
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,16 +71,17 @@ class Wire:
     """
 
     def __init__(self, runtime: Path, tcp: str = "", frame_bytes: int = 0) -> None:
-        self._runtime, self._tcp, self._max_message = runtime, tcp, frame_bytes + SLACK_BYTES
+        self._runtime, self._tcp, self._frame_bytes = runtime, tcp, frame_bytes
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._channels: list[Channel] = []
 
     def bind(self, link: Link) -> Channel:
-        """Open the binding end of `link`.
+        """Open the binding end of `link`; when that fails every channel is closed.
 
         Raises:
             AlreadyRunning: the endpoint is taken.
+            WireError: it cannot be bound at all.
         """
         socket = self._context.socket(zmq.PULL if link.lossy else zmq.ROUTER)
         self._bound(socket, link)
@@ -90,9 +92,8 @@ class Wire:
             socket.bind(address)
         except zmq.ZMQError as error:
             socket.close(linger=0)
-            raise AlreadyRunning(
-                f"{address}: cannot be bound ({error}); is another instance of this line running?"
-            ) from error
+            self.close()
+            raise _not_bound(address, error) from error
         return self._keep(Channel(link, socket, routed=not link.lossy))
 
     def connect(self, link: Link, name: str) -> Channel:
@@ -110,11 +111,7 @@ class Wire:
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until a message arrives on any channel, at most `timeout_s`."""
-        self._poller.poll(max(0, round(timeout_s * 1000)))
-
-    def watch(self, descriptor: int) -> None:
-        """Let `wait` wake up for a readable file descriptor as well."""
-        self._poller.register(descriptor, zmq.POLLIN)
+        self._poller.poll(max(0, math.ceil(timeout_s * 1000)))
 
     def close(self, flush_s: float = 0.0) -> None:
         """Close every channel; messages on their way out get at most `flush_s` seconds."""
@@ -126,10 +123,21 @@ class Wire:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, link.high_water)
         socket.setsockopt(zmq.RCVHWM, link.high_water)
-        socket.setsockopt(zmq.MAXMSGSIZE, self._max_message)
+        socket.setsockopt(zmq.MAXMSGSIZE, link.frames * self._frame_bytes + SLACK_BYTES)
 
     def _keep(self, channel: Channel) -> Channel:
         self._channels.append(channel)
         if channel.socket.type != zmq.PUSH:
             self._poller.register(channel.socket, zmq.POLLIN)
         return channel
+
+
+def _not_bound(address: str, error: zmq.ZMQError) -> AlreadyRunning | WireError:
+    if error.errno == zmq.EADDRINUSE:
+        return AlreadyRunning(
+            f"{address}: is taken by another process, so this one does not start; stop the other instance of this "
+            "line, or give this one its own line.runtime or line.tcp"
+        )
+    return WireError(
+        f"{address}: cannot be bound ({error}), so nothing can reach this process; check the folder and its permissions"
+    )

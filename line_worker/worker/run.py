@@ -35,6 +35,7 @@ log = structlog.get_logger()
 
 IDLE_S = 0.05
 PROGRESS_S = 0.1
+HELLO_S = 0.2  # a hub that does not know us is greeted at most this often
 STALL_MS = 400.0  # without progress for longer than this, or three warm batches, the worker counts as hung
 
 
@@ -71,7 +72,7 @@ class Runner:
         self._pace = Pace()
         self._batcher: Batcher[Job] = Batcher(self._largest, self._pace)
         self._reader = FrameReader()
-        self._session, self._instance = 0, 0
+        self._session, self._instance, self._hello_at = 0, 0, 0.0
         self._stall_ms, self._batches, self._progress_at = STALL_MS, 0, 0.0
 
     def warm_up(self) -> None:
@@ -107,7 +108,7 @@ class Runner:
                 case m.Lease():
                     self._leased(received.message)
                 case m.HubHello():
-                    self._meet(received.message.instance)
+                    self._meet(received.message, time.monotonic())
                 case m.Refused():
                     self._refused(received.message.why)
                 case DecodeError():
@@ -122,14 +123,17 @@ class Runner:
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
-    def _meet(self, instance: int) -> None:
-        if instance != self._instance:
-            self._instance = instance
-            self.hello()
+    def _meet(self, hub: m.HubHello, now: float) -> None:
+        stranger = hub.instance != self._instance
+        if stranger or (not hub.known and now - self._hello_at >= HELLO_S):
+            self._instance = hub.instance
+            self._hello()
 
-    def hello(self) -> None:
+    def _hello(self) -> None:
         """Introduce ourselves under a new session; leases of an older one are void."""
+        self._hello_at = time.monotonic()
         self._session = int.from_bytes(os.urandom(7), "big")
+        self._batcher = Batcher(self._largest, self._pace)
         credits = 2 * self._largest
         self._channel.send(
             m.WorkerHello(self.name, self._session, credits, self.model.bundle, self._stall_ms, self.model.device)
@@ -139,7 +143,7 @@ class Runner:
         if "bundle" in why:
             raise BundleError(f"worker {self.name}: the hub refuses it: {why}; restart the line with one bundle")
         log.warning("expelled by the hub", why=why)
-        self.hello()
+        self._hello()
 
     def _leased(self, lease: m.Lease) -> None:
         try:

@@ -1,0 +1,160 @@
+"""One part's life in the hub: states, events, and the table of what may follow what.
+
+    WAITING --lease--> LEASED --result--> DECIDED --record--> RECORDED --release--> RELEASED
+
+- Whatever happens first of result, deadline, gap, conflict, poison or stop decides; a decided outcome never changes.
+- A lost worker gives its parts back: LEASED becomes WAITING again, the only way back.
+- RECORDED means that the row is on disk; only then may a sink see it.
+
+The table `TRANSITIONS` is the whole of it; a test walks every (state, event) pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from line_worker.verdicts import Reason, Verdict, verdict_of
+from line_worker.wire.messages import Frame, FrameKey, Region
+
+
+class State(Enum):
+    """Where a part is in its life."""
+
+    WAITING = auto()
+    LEASED = auto()
+    DECIDED = auto()
+    RECORDED = auto()
+    RELEASED = auto()
+
+
+class Event(Enum):
+    """What can happen to a part."""
+
+    LEASE = auto()
+    RESULT = auto()
+    LOST = auto()
+    SETTLE = auto()  # deadline, gap, conflict, poison, stop: decided without a result
+    RECORD = auto()
+    RELEASE = auto()
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.WAITING, Event.LEASE): State.LEASED,
+    (State.WAITING, Event.SETTLE): State.DECIDED,
+    (State.LEASED, Event.RESULT): State.DECIDED,
+    (State.LEASED, Event.LOST): State.WAITING,
+    (State.LEASED, Event.SETTLE): State.DECIDED,
+    (State.DECIDED, Event.RECORD): State.RECORDED,
+    (State.RECORDED, Event.RELEASE): State.RELEASED,
+}
+OPEN = (State.WAITING, State.LEASED)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided, with its evidence; immutable."""
+
+    reason: Reason
+    at: float
+    score: float | None = None
+    threshold: float | None = None
+    regions: tuple[Region, ...] = ()
+    bundle: str = ""
+    worker: str = ""
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that belongs to the reason."""
+        return verdict_of(self.reason)
+
+
+@dataclass(slots=True)
+class Part:
+    """One announced part. `t0` and `due` are monotonic seconds; `orphan` parts were open when a hub died.
+
+    `row` numbers its row in the journal: 0 when another one stands there already, -1 when it could not be written.
+    """
+
+    key: FrameKey
+    t0: float
+    due: float
+    frame: Frame | None = None
+    pixels: bytes = field(default=b"", repr=False)
+    state: State = State.WAITING
+    attempt: int = 0
+    lost: int = 0
+    lease: int = 0
+    session: int = 0
+    orphan: bool = False
+    row: int = 0
+    decision: Decision | None = None
+
+    def on(self, event: Event) -> bool:
+        """Apply `event`; False when it does not apply in this state and nothing has changed."""
+        following = TRANSITIONS.get((self.state, event))
+        if following is None:
+            return False
+        self.state = following
+        return True
+
+    def settle(self, decision: Decision, event: Event = Event.SETTLE) -> bool:
+        """Decide; False when that has already happened. Its pixels are let go."""
+        if not self.on(event):
+            return False
+        self.decision, self.lease, self.session, self.pixels = decision, 0, 0, b""
+        return True
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing has decided it yet."""
+        return self.state in OPEN
+
+
+@dataclass(slots=True)
+class Epoch:
+    """One start of one source: `next_seq` is the first sequence number that nobody has announced."""
+
+    line: str
+    camera: str
+    epoch: int
+    next_seq: int = 0
+    released: int = 0  # every smaller sequence number has been released
+    parts: dict[int, Part] = field(default_factory=dict)
+    before: set[int] = field(default_factory=set)  # recorded by an earlier hub, not to be decided again
+
+    @property
+    def name(self) -> tuple[str, int]:
+        """The camera and the epoch's number."""
+        return self.camera, self.epoch
+
+    @property
+    def open_parts(self) -> int:
+        """Parts that nothing has decided yet."""
+        return sum(part.open for part in self.parts.values())
+
+    def key(self, seq: int) -> FrameKey:
+        """Return the key of `seq`."""
+        return FrameKey(self.line, self.camera, self.epoch, seq)
+
+    def next_released(self) -> Part | None:
+        """Take out and return the next part in sequence order, None while it is not recorded."""
+        part = self.parts.get(self.released)
+        if part is None or not part.on(Event.RELEASE):
+            return None
+        del self.parts[self.released]
+        self.released += 1
+        while self.released in self.before:
+            self.before.discard(self.released)
+            self.released += 1
+        return part
+
+
+@dataclass(frozen=True, slots=True)
+class CameraRules:
+    """What the configuration says about one camera: its deadline in seconds, its window, its largest frame in bytes."""
+
+    deadline_s: float
+    window: int
+    frame_bytes: int

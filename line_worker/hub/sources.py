@@ -1,0 +1,136 @@
+"""The hub's side of the frames link: which sources are there, what they announce, and what they may forget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from line_worker.hub.ledger import Ledger
+from line_worker.hub.outbox import Outbox
+from line_worker.hub.peers import Peers
+from line_worker.wire import messages as m
+
+log = structlog.get_logger()
+
+SILENT_S = 1.0
+DONE_AT_ONCE = 1000  # sequence numbers in one FrameDone
+
+
+@dataclass(slots=True)
+class SourcePeer:
+    """A connected source: its address, current epoch, and what it last said."""
+
+    peer: bytes
+    epoch: int
+    seen: float
+    ready: bool = True
+    detail: str = ""
+
+
+class Sources:
+    """The sources of one line; `present` holds the current one of each camera."""
+
+    def __init__(self, peers: Peers, ledger: Ledger, outbox: Outbox) -> None:
+        self._peers, self._ledger, self._outbox = peers, ledger, outbox
+        self.present: dict[str, SourcePeer] = {}
+        self._done: dict[tuple[str, int], list[int]] = {}
+
+    def take(self, now: float) -> None:
+        """Take what sources have sent; forget those that have fallen silent."""
+        for peer, message in self._peers.receive():
+            match message:
+                case m.Frame():
+                    self._announce(peer, message, now)
+                case m.SourceHello():
+                    self._hello(peer, message, now)
+                case m.SourceAlive():
+                    self._alive(peer, message, now)
+                case m.SourceBye():
+                    self._bye(peer, message, now)
+        for camera in [camera for camera, source in self.present.items() if now - source.seen > SILENT_S]:
+            log.warning("source is silent", camera=camera)
+            del self.present[camera]
+
+    def done(self, key: m.FrameKey) -> None:
+        """The part is decided and recorded: `send_done` will tell its source."""
+        self._done.setdefault((key.camera, key.epoch), []).append(key.seq)
+
+    def send_done(self) -> None:
+        """Tell sources what they may forget; one that misses it asks again by announcing again."""
+        for (camera, epoch), seqs in self._done.items():
+            source = self.present.get(camera)
+            for start in range(0, len(seqs) if source else 0, DONE_AT_ONCE):
+                assert source is not None
+                some = tuple(seqs[start : start + DONE_AT_ONCE])
+                self._peers.channel.send(m.FrameDone(camera, epoch, some), source.peer)
+        self._done.clear()
+
+    def greet(self) -> None:
+        """Give every source a sign of life."""
+        for source in self.present.values():
+            self._peers.greet(source.peer)
+
+    def bad(self) -> tuple[str, ...]:
+        """Name the cameras that give no frames."""
+        return tuple(f"camera {name}: {s.detail}" for name, s in self.present.items() if not s.ready)
+
+    # ---- messages -----------------------------------------------------------------------------------------------
+
+    def _hello(self, peer: bytes, hello: m.SourceHello, now: float) -> None:
+        rival = self.present.get(hello.camera)
+        if rival is not None and rival.peer != peer and rival.epoch > hello.epoch:
+            self._peers.refuse(peer, f"a newer source of camera {hello.camera!r} is running; stop one of them")
+            return
+        if not self._ledger.open_epoch(hello.camera, hello.epoch):
+            self._peers.refuse(peer, f"camera {hello.camera!r} is not in this line's configuration")
+            return
+        self.present[hello.camera] = SourcePeer(peer, hello.epoch, now)
+        self._peers.greet(peer)
+        log.info("source is here", camera=hello.camera, epoch=hello.epoch, next_seq=hello.next_seq)
+
+    def _announce(self, peer: bytes, frame: m.Frame, now: float) -> None:
+        source = self._current(peer, frame.key.camera, frame.key.epoch)
+        if source is None:
+            return
+        source.seen = now
+        if not self._ledger.announce(frame, frame.pixels, now):
+            self._jumped(peer, frame.key.epoch)
+            return
+        if self._ledger.is_settled(frame.key):
+            self.done(frame.key)
+        if self._outbox.wants_frames:
+            self._outbox.tap(m.Tap(frame, frame.pixels))
+
+    def _alive(self, peer: bytes, message: m.SourceAlive, now: float) -> None:
+        source = self._current(peer, message.camera, message.epoch)
+        if source is None:
+            return
+        source.seen, source.ready, source.detail = now, message.ready, message.detail
+        if not self._ledger.announced_up_to(message.camera, message.epoch, message.next_seq, now):
+            self._jumped(peer, message.epoch)
+
+    def _bye(self, peer: bytes, message: m.SourceBye, now: float) -> None:
+        if self._current(peer, message.camera, message.epoch) is None:
+            return
+        complete = self._ledger.announced_up_to(message.camera, message.epoch, message.next_seq, now)
+        del self.present[message.camera]
+        log.info(
+            "source has finished",
+            camera=message.camera,
+            epoch=message.epoch,
+            announced=message.next_seq,
+            complete=complete,
+        )
+
+    def _jumped(self, peer: bytes, epoch: int) -> None:
+        log.warning("sequence has jumped", epoch=epoch)
+        self._peers.refuse(peer, "the sequence has jumped too far", old_epoch=epoch)
+
+    def _current(self, peer: bytes, camera: str, epoch: int) -> SourcePeer | None:
+        """Return the camera's source if this is it; a stranger is asked to say hello."""
+        source = self.present.get(camera)
+        if source is not None and (source.peer, source.epoch) == (peer, epoch):
+            return source
+        self._peers.greet(peer, known=False)
+        return None
