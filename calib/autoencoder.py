@@ -10,6 +10,7 @@ machine too slow for it shortens all of them alike, never below STEPS_MIN, and s
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,7 @@ class Plan(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """One network for each set of indices, the steps each took, and whether the time allowed cut them short."""
+    """One network for each set of indices, the steps each took, and whether the clock had a say in that."""
 
     nets: list[Autoencoder]
     steps: int
@@ -80,24 +81,25 @@ def train_together(
     """
     started = time.monotonic()
     runs = [_Run(images, visible.float(), fit, seed, k) for k, fit in enumerate(fits)]
-    done, planned = 0, steps
+    done, planned, cut = 0, steps, False
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
         while done < planned:
             until = min(done + ROUND, planned)
             for finished in [pool.submit(run.advance, done, until, planned) for run in runs]:
                 finished.result()
             done = until
-            planned = min(planned, max(_affordable(done, started, deadline), STEPS_MIN))
+            planned = min(steps, max(_affordable(done, started, deadline), STEPS_MIN))  # a slow minute may pass again
+            cut |= planned < steps
             progress(done / planned)
         list(pool.map(_Run.settle, runs))
-    return Trained([run.net for run in runs], done, done < steps)
+    return Trained([run.net for run in runs], done, cut)
 
 
 def _affordable(done: int, started: float, deadline: float) -> int:
     """Return the steps that will have been taken by `deadline` at the speed so far."""
     now = time.monotonic()
     if math.isinf(deadline):
-        return STEPS_MAX
+        return sys.maxsize
     per_step = (now - started) / done
     return done + max(0, int((deadline - now) / per_step))
 

@@ -96,8 +96,9 @@ def _rejects(learned: Learned) -> str:
         )
     if learned.sections["calibration"]["cut"]:
         text += (
-            '<p class="warn">The time allowed was too short for this machine, and training was stopped after '
-            f"{learned.sections['calibration']['steps']} steps. More time makes a sharper limit.</p>"
+            '<p class="warn">The time allowed was too short for this machine, which was slow or busy: training ended '
+            f"after {learned.sections['calibration']['steps']} steps. More time makes a sharper limit, and one that "
+            "the same seed gives again.</p>"
         )
     return text
 

@@ -37,7 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reconstruct": tuple(reconstruct.METHODS),
     "rule": RULES,
 }
-NETWORK_SHARE = 0.70  # of the time allowed, at the nominal speed: pose, scoring and a slower hour need the rest
+NETWORK_SHARE = 0.60  # of the time allowed, at the nominal speed: pose, scoring and a slower hour need the rest
 DEADLINE_SHARE = 0.82  # of the time allowed, after which networks stop
 DARK, BRIGHT = 0.1, 99.9  # percentiles of the good parts' pixels that set the autoencoder's range
 SAMPLED = 64  # images they are taken from

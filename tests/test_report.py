@@ -78,10 +78,10 @@ def test_it_says_the_true_figures():
 
 def test_it_says_what_is_weak():
     page = report.render(learned(undecided={"17.png": "POSE"}))
-    assert "stopped after 7 steps" in page
+    assert "ended after 7 steps" in page
     assert "17.png" in page
     assert "no verdict" in page
-    assert "stopped after" not in report.render(learned())
+    assert "ended after" not in report.render(learned())
 
 
 def test_too_few_images_for_the_target_is_said():

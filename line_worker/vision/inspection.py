@@ -142,7 +142,7 @@ class Inspection:
         return Inspected(reason, value, self.threshold, boxes, anomaly, part.matrix)
 
     def _boxes(self, image: Image, part: Rectified, error: Tensor, decision: Tensor) -> tuple[Box, ...]:
-        around = score.neighbours(error, self.zones.mask, max(1, self.rule.radius))
+        around = score.neighbours(error, self.zones.mask, self.rule.radius)
         sigma = score.standardise(error, self.zones)
         limit = self.zones.limit(self.threshold)[None]
         evidence = Evidence(*(plane[0].cpu().numpy() for plane in (decision, error, around, limit, sigma)))

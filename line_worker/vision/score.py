@@ -23,6 +23,7 @@ from line_worker.vision.reconstruct import blur
 RULES = ("zone", "deviation", "classic")
 TOP = 0.10  # share of the object's cells that the article's rule looks at
 RADII = (1, 2, 3, 5, 8, 12)  # rings tried for the deviation rule, cells
+AROUND = 5  # radius of the ring shown beside a box where the rule has none of its own: beyond the blur of the error
 CLASSIC_LIMIT = 3.0  # the article's three sigma
 DEFECT_SIGMA = 2.0  # cells: size of the blob that a ring is chosen to notice
 
@@ -59,7 +60,10 @@ class Zones(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How the decision map is made; radius in cells, centre and scale bring its maximum into the rule's unit."""
+    """How the decision map is made.
+
+    radius: of the ring of neighbours, cells. centre, scale: bring the map's maximum into the rule's unit.
+    """
 
     name: str = "zone"
     radius: int = 1
@@ -136,7 +140,7 @@ def _on_top(value: Tensor, deviation: Tensor, mask: Tensor) -> Tensor:
 def learn_rule(name: str, errors: Tensor, zones: list[Zones], mask: Tensor) -> Rule:
     """Return the rule `name` fitted on good parts' held-out errors (N, rows, cols) and zones."""
     if name == "zone":
-        return Rule()
+        return Rule("zone", AROUND)
     if name == "classic":
         good = _good_scores(Rule("classic"), errors, zones)
         return Rule("classic", 1, float(good.mean()), float(good.std()))
