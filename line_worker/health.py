@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ import structlog
 from line_worker.errors import AlreadyRunning
 
 PR_SET_PDEATHSIG = 1
+ALIVE_S = 0.2  # a watchdog is fed at most this often, however fast the loop turns
 
 
 class Notifier:
@@ -31,6 +33,7 @@ class Notifier:
     def __init__(self, address: str | None = None) -> None:
         self._address = address if address is not None else os.environ.get("NOTIFY_SOCKET", "")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if self._address else None
+        self._alive_at = 0.0
 
     def ready(self, status: str) -> None:
         """Say that start-up is over."""
@@ -38,7 +41,10 @@ class Notifier:
 
     def alive(self) -> None:
         """Feed the watchdog."""
-        self._send("WATCHDOG=1")
+        now = time.monotonic()
+        if now - self._alive_at >= ALIVE_S:
+            self._alive_at = now
+            self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
         """Show a line to people."""
@@ -79,10 +85,10 @@ class StopFlag:
         return self.set
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to send SIGTERM to this process when its parent ends, however that happens."""
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to send SIGTERM to this process when its parent, process `parent`, ends, however that happens."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:  # it has ended already
+    if os.getppid() != parent:  # it has ended already
         raise SystemExit(0)
 
 

@@ -80,9 +80,10 @@ class Rehearsal:
         while not (self.supervisor.ready and self.watcher.states):
             self.supervisor.turn(0.01)
             turn()
-            if time.monotonic() > until:
+            if self.supervisor.failed or time.monotonic() > until:
                 waiting = [c.name for c in self.supervisor.children if not c.ready]
-                raise SourceError(f"the line is not ready after {START_S:.0f} s: {', '.join(waiting)}; see its log")
+                why = self.supervisor.failed or f"after {START_S:.0f} s these are not ready: {', '.join(waiting)}"
+                raise SourceError(f"the line does not start: {why}; see its log")
 
     def _until_finished(self, turn: Callable[[], None], on_turn: Callable[[], None], seconds: float | None) -> None:
         end = time.monotonic() + seconds if seconds is not None else float("inf")

@@ -1,4 +1,4 @@
-"""One role as a process: `python -m line_worker.role CONFIG hub|source|worker|sink [NAME] [--supervised]`.
+"""One role as a process: `python -m line_worker.role CONFIG hub|source|worker|sink [NAME] [--parent PID]`.
 
 The one place with a broad `except`: whatever ends a role unexpectedly is logged once, and the process exits, so that
 the supervisor or systemd starts it again.
@@ -6,6 +6,7 @@ the supervisor or systemd starts it again.
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import signal
 import sys
@@ -58,20 +59,28 @@ def _pick(what: str, name: str, choices: dict[str, T]) -> T:
     return choices[name]
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="line_worker.role", description="Run one role of a line.")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("role", choices=ROLES)
+    parser.add_argument("name", nargs="?", default="", help="camera, sink or number of the worker")
+    parser.add_argument("--parent", type=int, default=0, help="end with this process")
+    return parser
+
+
 def main(arguments: list[str]) -> int:
     """Run the role named on the command line; returns the exit code."""
-    supervised = "--supervised" in arguments
-    path, role, *rest = (a for a in arguments if a != "--supervised")
-    name = rest[0] if rest else ""
-    if supervised:
-        die_with_parent()
+    options = _parser().parse_args(arguments)
+    role, name = options.role, options.name
+    if options.parent:
+        die_with_parent(options.parent)
     keep_large_buffers()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # the supervisor asks a hung process for its stacks before it kills it
     configure_logging(f"{role}-{name}" if name else role)
     log = structlog.get_logger()
     try:
-        return run_role(load(Path(path)), role, name)
+        return run_role(load(options.config), role, name)
     except LineWorkerError as error:
         log.error("cannot go on", error=str(error))  # noqa: TRY400 - meant for the user, who needs no traceback
         return error.exit_code

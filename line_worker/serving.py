@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from line_worker.config import Config, RecordSink
+from line_worker.errors import LineWorkerError
 from line_worker.health import Notifier, StopFlag, configure_logging
 from line_worker.supervisor import Supervisor
 
@@ -14,7 +15,7 @@ log = structlog.get_logger()
 
 
 def serve(config: Config) -> int:
-    """Run the line; returns 0 when every process ended in good order.
+    """Run the line; returns 0 when every process ended in good order, 3 when its hub cannot start.
 
     Raises:
         AlreadyRunning: another instance runs this line.
@@ -24,7 +25,7 @@ def serve(config: Config) -> int:
     supervisor = Supervisor(config)
     supervisor.start()
     was_ready = False
-    while not stop and not supervisor.finished:
+    while not (stop or supervisor.finished or supervisor.failed):
         supervisor.turn()
         notifier.alive()
         if supervisor.ready and not was_ready:
@@ -32,10 +33,10 @@ def serve(config: Config) -> int:
             notifier.ready(f"line {config.line.name} is up")
             log.info("line is up", line=config.line.name, processes=len(supervisor.children))
     notifier.stopping()
-    log.info("line stops", line=config.line.name, sources_finished=supervisor.finished)
+    log.info("line stops", line=config.line.name, sources_finished=supervisor.finished, failed=supervisor.failed)
     code = supervisor.stop()
     notifier.close()
-    return code
+    return LineWorkerError.exit_code if supervisor.failed else code
 
 
 def with_recorder(config: Config, out: Path) -> Config:

@@ -2,7 +2,8 @@
 
 A child says READY and feeds its watchdog over the same protocol as under systemd (sd_notify). One that dies is started
 again with backoff; one that is silent for longer than its role allows is asked for its stacks and killed. A source
-that exits 0 is finished; when all are, the line is. The order of stopping is the order of the data: sources, hub,
+that exits 0 is finished; when all are, the line is. A hub that cannot even start means that there is no line: `failed`
+says why, instead of trying for ever. The order of stopping is the order of the data: sources, hub,
 workers, sinks, each with bounded time. When the supervisor itself is killed the kernel ends the children.
 """
 
@@ -10,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,39 +22,19 @@ from typing import IO
 
 import structlog
 
-from line_worker.config import Config, PlcSink
+from line_worker.child import BACKOFF_S, Child, children_of
+from line_worker.config import Config
+from line_worker.errors import LineWorkerError
 from line_worker.health import only_one
 
 log = structlog.get_logger()
 
 STEADY_S = 30.0  # a child that ran this long starts again without backoff
-BACKOFF_S = (0.1, 5.0)
 START_S = 180.0  # import, warm-up and self-test may take this long
 SILENT_S = {"hub": 2.0, "source": 30.0, "worker": 20.0, "sink": 20.0, "twin": float("inf")}
+PAUSED_S = 1.0  # a supervisor that was itself stopped for so long has not heard what its children said
+HUB_STARTS = 6  # a hub that refuses to start (exit code 3) so often in a row will not
 ORDER = ("source", "hub", "worker", "sink", "twin")  # of stopping
-
-
-@dataclass(slots=True)
-class Child:
-    """One role's process; `backoff_s` grows while it keeps dying."""
-
-    role: str
-    name: str
-    argv: list[str]
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    heard: float = 0.0
-    ready: bool = False
-    status: str = ""
-    restarts: int = 0
-    backoff_s: float = BACKOFF_S[0]
-    start_at: float = 0.0
-    finished: bool = False
-
-    @property
-    def running(self) -> bool:
-        """Whether its process lives."""
-        return self.process is not None and self.process.poll() is None
 
 
 @dataclass(slots=True)
@@ -69,9 +48,11 @@ class Supervisor:
     log_path: Path | None = None
     without: tuple[str, ...] = ()  # roles left to somebody else
     children: list[Child] = field(default_factory=list)
+    failed: str = ""
     _socket: socket.socket | None = None
     _log: IO[bytes] | None = None
     _lock: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _turned: float = 0.0
 
     def start(self, *, sources: bool = True) -> None:
         """Start hub, sinks and workers, and the sources as well unless `start_sources` will.
@@ -86,8 +67,8 @@ class Supervisor:
         if self.log_path is not None:
             self._log = self._lock.enter_context(self.log_path.open("ab"))
         path = runtime / "config.json"
-        path.write_text(self.config.model_dump_json(indent=2), "utf-8")
-        self.children = [child for child in _children(self.config, path) if child.role not in self.without]
+        _write_private(path, self.config.model_dump_json(indent=2))
+        self.children = [child for child in children_of(self.config, path) if child.role not in self.without]
         for child in reversed(self.children):
             if child.role != "source" or sources:
                 self._launch(child)
@@ -102,7 +83,9 @@ class Supervisor:
         """Hear what the children say for at most `timeout_s`; restart what has died or hangs."""
         self._listen(timeout_s)
         now = time.monotonic()
+        paused, self._turned = now - self._turned > PAUSED_S, now
         for child in self.children:
+            child.heard = now if paused else child.heard
             if child.process is not None and not child.finished:
                 self._watch(child, now)
 
@@ -165,7 +148,7 @@ class Supervisor:
             self._socket.settimeout(0.0)
             child = by_pid.get(_sender(ancillary))
             if child is not None:
-                _hear(child, data.decode("utf-8", "replace"))
+                child.hear(data.decode("utf-8", "replace"), time.monotonic())
 
     def _watch(self, child: Child, now: float) -> None:
         assert child.process is not None
@@ -174,7 +157,7 @@ class Supervisor:
             limit = SILENT_S[child.role] if child.ready else START_S
             if now - child.heard > limit:
                 log.error("child is silent: killed", child=child.name, silent_s=round(now - child.heard, 1))
-                _kill(child.process)
+                child.kill()
             return
         if code == 0 and child.role == "source":
             child.finished = True
@@ -186,55 +169,38 @@ class Supervisor:
             child.restarts += 1
             self._launch(child)
 
-    @staticmethod
-    def _plan_restart(child: Child, code: int, now: float) -> None:
+    def _plan_restart(self, child: Child, code: int, now: float) -> None:
         steady = now - child.started > STEADY_S
         child.backoff_s = BACKOFF_S[0] if steady else child.backoff_s
         child.start_at = now + child.backoff_s
         log.warning("child has ended", child=child.name, code=code, again_in_s=child.backoff_s)
         child.backoff_s = min(child.backoff_s * 2, BACKOFF_S[1])
-        child.ready = False
+        child.ready, child.failures = False, child.failures + 1
+        if child.role == "hub" and code == LineWorkerError.exit_code and child.failures >= HUB_STARTS:
+            self.failed = f"the hub refused to start {child.failures} times; its log says why"
 
     def _stop_role(self, role: str, on_turn: Callable[[], None]) -> bool:
-        children = [child for child in self.children if child.role == role and child.running]
+        children = [child for child in self.children if child.role == role]
         for child in children:
-            assert child.process is not None
-            child.process.terminate()
+            if child.process is not None and child.running:
+                child.process.terminate()
         longest = max(c.deadline_ms for c in self.config.cameras) / 1000
         until = time.monotonic() + min(longest, self.config.line.stop_s) + self.config.line.stop_s + 5.0
         while any(child.running for child in children) and time.monotonic() < until:
             on_turn()
             self._listen(0.02)
-        clean = True
         for child in children:
-            assert child.process is not None
             if child.running:
                 log.error("child does not stop: killed", child=child.name)
-                _kill(child.process)
-            clean &= child.process.wait() == 0
-        return clean
+                child.kill()
+        return all(child.ended_well for child in children)
 
 
-def _children(config: Config, path: Path) -> list[Child]:
-    def child(role: str, name: str = "") -> Child:
-        argv = [sys.executable, "-m", "line_worker.role", str(path), role, *([name] if name else []), "--supervised"]
-        return Child(role, f"{role}-{name}" if name else role, argv)
-
-    twins = [_simulated_plc(sink, config) for sink in config.sinks if isinstance(sink, PlcSink) and sink.simulate]
-    return [
-        *(child("source", camera.name) for camera in config.cameras),
-        *(child("worker", str(n)) for n in range(config.workers.count)),
-        *twins,
-        *(child("sink", sink.name) for sink in config.sinks),
-        child("hub"),
-    ]
-
-
-def _simulated_plc(sink: PlcSink, config: Config) -> Child:
-    log_file = config.line.data / f"{sink.name}-simulated.jsonl"
-    argv = [sys.executable, "-m", "line_worker.sink.plc.simulated", sink.host, str(sink.port)]
-    argv += ["--unit", str(sink.unit), "--base", str(sink.base), "--log", str(log_file)]
-    return Child("twin", f"simulated-{sink.name}", argv + (["--serve"] if sink.mode == "client" else []))
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read: URLs of cameras hold passwords."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _notify_socket(path: Path) -> socket.socket:
@@ -250,21 +216,3 @@ def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return int(struct.unpack("iII", data[:12])[0])
     return 0
-
-
-def _hear(child: Child, text: str) -> None:
-    child.heard = time.monotonic()
-    for line in text.splitlines():
-        if line == "READY=1":
-            child.ready = True
-        elif line.startswith("STATUS="):
-            child.status = line.removeprefix("STATUS=")
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ask for the stacks (SIGUSR1), give it a moment to write them, kill."""
-    process.send_signal(signal.SIGUSR1)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(0.3)
-    process.kill()
-    process.wait()

@@ -41,6 +41,6 @@ def judge(result: Result, may_pass: bool) -> Reason:
         return reason
     if result.score is None or result.threshold is None:
         return Reason.NONFINITE
-    if result.score > result.threshold:
+    if not result.score <= result.threshold:
         return Reason.ANOMALY
     return Reason.NONE if may_pass else Reason.NOT_RUNNING

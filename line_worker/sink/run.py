@@ -2,12 +2,14 @@
 
 In come outcomes, the station's state and, where asked for, frames and crops; out goes whatever the sink drives. A
 durable sink that cannot write keeps what it has, tries again with backoff and acknowledges nothing, so the hub still
-owes it; a real-time sink takes each outcome once. When the hub restarts, the sink says hello again. SIGTERM: what has
-arrived is delivered, the sink is closed in bounded time, the process exits 0.
+owes it; a real-time sink takes each outcome once, with the time that is left of its deadline, and what it could not
+take by then is dropped. When the hub restarts, the sink says hello again. SIGTERM: what has arrived is delivered, the
+sink is closed in bounded time, the process exits 0.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 
@@ -26,6 +28,7 @@ log = structlog.get_logger()
 
 POLL_S = 0.01
 STATE_S = 0.1
+GRACE_MS = 100.0  # a reject is offered at its deadline, not before it
 BACKOFF_S = (0.2, 5.0)
 
 
@@ -36,12 +39,12 @@ class Runner:
         self.name, self.sink = name, sink
         self._channel = wire.connect(OUTCOMES, f"sink-{name}")
         self._crops = wire.bind(CROPS) if sink.wants_crops else None
-        self._owed: deque[m.Outcome] = deque()
+        self._owed: deque[tuple[m.Outcome, float]] = deque()  # and when it arrived
         self._instance = 0
         self._acked = 0
         self._open, self._trouble = False, ""
         self._retry_at, self._backoff_s, self._state_at = 0.0, BACKOFF_S[0], 0.0
-        self.delivered = 0
+        self.delivered = self.expired = 0
 
     def turn(self, now: float) -> None:
         """Open if need be, take what has arrived, deliver, acknowledge."""
@@ -55,7 +58,10 @@ class Runner:
                     self.sink.crop(received.message)
         if self._open and now >= self._retry_at:
             self._try(self._deliver, now)
+        if self._open:
             self.sink.poll(now)
+        if not self.sink.durable:
+            self._drop_expired(now)
         if now - self._state_at >= STATE_S:
             self._say_state(now)
 
@@ -67,13 +73,25 @@ class Runner:
         row = self._acked
         try:
             while self._owed:
-                self.sink.deliver(self._owed[0], now)
-                row = max(row, self._owed.popleft().row)
+                self.sink.deliver(self._aged(*self._owed[0], now), now)
+                row = max(row, self._owed.popleft()[0].row)
                 self.delivered += 1
         finally:
             if row > self._acked and self.sink.durable:
                 self._acked = row
                 self._channel.send(m.SinkAck(self.name, row))
+
+    def _aged(self, outcome: m.Outcome, arrived: float, now: float) -> m.Outcome:
+        """Return the outcome with what is left of its deadline now; a durable sink has no deadline."""
+        if self.sink.durable or now == arrived:
+            return outcome
+        return dataclasses.replace(outcome, left_ms=outcome.left_ms - (now - arrived) * 1000)
+
+    def _drop_expired(self, now: float) -> None:
+        """Forget what a real-time sink could not take within its deadline: it must never be replayed."""
+        while self._owed and (now - self._owed[0][1]) * 1000 > max(self._owed[0][0].left_ms, GRACE_MS):
+            self._owed.popleft()
+            self.expired += 1
 
     def _try(self, step: object, now: float) -> None:
         assert callable(step)
@@ -90,14 +108,16 @@ class Runner:
     def _take(self, message: m.Message | DecodeError, now: float) -> None:
         match message:
             case m.Outcome():
-                self._owed.append(message)
+                self._owed.append((message, now))
             case m.HubState():
                 self._meet(message.instance)
                 if self._open:
                     self.sink.beat(message, now)
-            case m.HubHello():
+            case m.HubHello() if not message.known:
                 self._instance = 0
                 self._meet(message.instance)
+            case DecodeError():
+                log.error("a message that cannot be used", link="outcomes", message=str(message))
             case m.Tap() if self._open:
                 self.sink.tap(message.frame, message.pixels)
 

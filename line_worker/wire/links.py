@@ -32,7 +32,7 @@ FRAMES = Link(
 )
 WORK = Link("work", "worker", "hub", False, 512, 1, 1, "WorkerHello Result Progress WorkerBye / Lease HubHello Refused")
 OUTCOMES = Link(
-    "outcomes", "sink", "hub", False, 1024, 1, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap"
+    "outcomes", "sink", "hub", False, 1024, 1, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap Refused"
 )
 CROPS = Link("crops", "worker", "store", True, 16, 4, 3, "Crop")
 

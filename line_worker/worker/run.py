@@ -9,6 +9,7 @@ SIGTERM: what is in hand is computed, goodbye, exit 0.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ log = structlog.get_logger()
 IDLE_S = 0.05
 PROGRESS_S = 0.1
 HELLO_S = 0.2  # a hub that does not know us is greeted at most this often
+MAX_REGIONS = 64
+MAX_NONFINITE = 3
 STALL_MS = 400.0  # without progress for longer than this, or three warm batches, the worker counts as hung
 
 
@@ -74,6 +77,7 @@ class Runner:
         self._reader = FrameReader()
         self._session, self._instance, self._hello_at = 0, 0, 0.0
         self._stall_ms, self._batches, self._progress_at = STALL_MS, 0, 0.0
+        self._nonfinite = 0
 
     def warm_up(self) -> None:
         """Compute batches of every size in use twice; the second time is remembered."""
@@ -163,6 +167,7 @@ class Runner:
         for job, finding in zip(batch, findings, strict=True):
             stages = {"queue": (start - job.arrived) * 1000, **clock.stages}
             self._answer(job.lease, finding.reason, finding, stages)
+            self._count_nonfinite(finding)
         for job, finding in zip(batch, findings, strict=True):
             if finding.reason is Reason.ANOMALY:
                 self._crops.offer(job.lease.frame.key, job.image, finding)
@@ -179,12 +184,25 @@ class Runner:
                 bundle=self.model.bundle,
                 checksum=frame.checksum,
                 reason=int(reason),
-                score=finding.score if finding else None,
-                threshold=finding.threshold if finding else None,
-                regions=tuple(_region(box) for box in finding.boxes[:64]) if finding else (),
+                score=_finite(finding.score) if finding else None,
+                threshold=_finite(finding.threshold) if finding else None,
+                regions=tuple(_region(box) for box in finding.boxes[:MAX_REGIONS]) if finding else (),
                 stages=stages or {},
             )
         )
+
+    def _count_nonfinite(self, finding: Finding) -> None:
+        self._nonfinite = self._nonfinite + 1 if finding.reason is Reason.NONFINITE else 0
+        if self._nonfinite >= MAX_NONFINITE:
+            raise BundleError(
+                f"worker {self.name}: {MAX_NONFINITE} results in a row were not finite, so nothing it says can be "
+                "trusted; it starts again; if that repeats, verify the bundle and the device"
+            )
+
+
+def _finite(value: float | None) -> float | None:
+    """Return `value`, None for NaN and infinity: the hub takes a score without a number for NONFINITE."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _region(box: Any) -> m.Region:

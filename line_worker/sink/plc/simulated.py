@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TextIO
 
 from line_worker.errors import SinkError
-from line_worker.health import StopFlag
+from line_worker.health import StopFlag, die_with_parent
 from line_worker.sink.plc.client import RegisterClient
 from line_worker.sink.plc.program import Booking, PlcProgram
 from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC, Plc, encode
@@ -202,8 +202,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--serve", action="store_true", help="be the Modbus server that the sink writes to")
     parser.add_argument("--poll-ms", type=float, default=POLL_S * 1000)
     parser.add_argument("--window-ms", type=float, default=1000.0)
+    parser.add_argument("--parent", type=int, default=0, help="end with this process")
     chosen = parser.parse_args(arguments)
     stop = StopFlag()
+    if chosen.parent:
+        die_with_parent(chosen.parent)
     with chosen.log.open("a", encoding="utf-8") as log:
         plc = SimulatedPlc(
             chosen.host,

@@ -1,0 +1,93 @@
+"""The processes of one line: which there are, how each is started, and how one is ended that does not listen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from line_worker.config import Config, PlcSink
+
+BACKOFF_S = (0.1, 5.0)
+
+
+@dataclass(slots=True)
+class Child:
+    """One role's process. `backoff_s` grows while it keeps dying; `failures` counts starts since it was last ready."""
+
+    role: str
+    name: str
+    argv: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    heard: float = 0.0
+    ready: bool = False
+    status: str = ""
+    restarts: int = 0
+    failures: int = 0
+    backoff_s: float = BACKOFF_S[0]
+    start_at: float = 0.0
+    finished: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether its process was never started, or has ended in good order (one still starting has no order)."""
+        if self.process is None:
+            return True
+        code = self.process.poll()
+        return code == 0 or (code == -signal.SIGTERM and not self.ready)
+
+    def hear(self, text: str, now: float) -> None:
+        """Take what it has said (sd_notify's words)."""
+        self.heard = now
+        for line in text.splitlines():
+            if line == "READY=1":
+                self.ready, self.failures = True, 0
+            elif line.startswith("STATUS="):
+                self.status = line.removeprefix("STATUS=")
+
+    def kill(self) -> None:
+        """Ask for its stacks (SIGUSR1), give it a moment to write them, kill it."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGUSR1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.3)
+        self.process.kill()
+        self.process.wait()
+
+
+def children_of(config: Config, path: Path) -> list[Child]:
+    """Return the children of the line, none of them started; they read their configuration from `path`."""
+
+    def child(role: str, name: str = "") -> Child:
+        argv = [sys.executable, "-m", "line_worker.role", str(path), role, *([name] if name else []), *_parent()]
+        return Child(role, f"{role}-{name}" if name else role, argv)
+
+    twins = [_simulated_plc(sink, config) for sink in config.sinks if isinstance(sink, PlcSink) and sink.simulate]
+    return [
+        *(child("source", camera.name) for camera in config.cameras),
+        *(child("worker", str(n)) for n in range(config.workers.count)),
+        *twins,
+        *(child("sink", sink.name) for sink in config.sinks),
+        child("hub"),
+    ]
+
+
+def _parent() -> list[str]:
+    return ["--parent", str(os.getpid())]
+
+
+def _simulated_plc(sink: PlcSink, config: Config) -> Child:
+    log_file = config.line.data / f"{sink.name}-simulated.jsonl"
+    argv = [sys.executable, "-m", "line_worker.sink.plc.simulated", sink.host, str(sink.port)]
+    argv += ["--unit", str(sink.unit), "--base", str(sink.base), "--log", str(log_file), *_parent()]
+    return Child("twin", f"simulated-{sink.name}", argv + (["--serve"] if sink.mode == "client" else []))
