@@ -166,23 +166,23 @@ def test_a_bundle_that_is_not_here_must_be_given(tmp_path: Path, capsys: pytest.
 
 
 def test_a_killed_recorder_costs_frames_of_the_recording_and_no_decision(tmp_path: Path) -> None:
-    noise = {"kind": "synthetic", "part": "noise", "rate": 60, "parts": 150, "width": 300, "height": 300}
+    noise = {"kind": "synthetic", "part": "noise", "rate": 50, "parts": 300, "width": 300, "height": 300}
     rehearsal = Rehearsal(with_recorder(line(tmp_path, "stub", noise), tmp_path / "r.mcap"), tmp_path / "log")
     killed: list[int] = []
 
     def kill_once() -> None:
-        if not killed and len(rehearsal.watcher.outcomes) > 30:
+        if not killed and len(rehearsal.watcher.outcomes) > 10:
             killed.extend(rehearsal.supervisor.pids("sink"))
             os.kill(killed[0], signal.SIGKILL)
 
     assert rehearsal.run(kill_once) == 0
     assert killed
-    assert [outcome.verdict for outcome in rehearsal.watcher.outcomes] == ["PASS"] * 150
+    assert [outcome.verdict for outcome in rehearsal.watcher.outcomes] == ["PASS"] * 300
     before = survey(read_recording(tmp_path / "r.cut-1.mcap"))
     after = survey(read_recording(tmp_path / "r.mcap"))
     assert any("was not closed" in problem for problem in before.recording.problems)
     assert [frame.key.seq for frame in before.frames["cam0"]] == list(range(before.count))
-    assert before.count > 25
+    assert before.count > 5
     assert after.recording.problems == []
-    assert after.frames["cam0"][-1].key.seq == 149
+    assert after.frames["cam0"][-1].key.seq == 299
     assert after.missing["came before the recording began"] >= before.count

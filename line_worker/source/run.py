@@ -87,8 +87,8 @@ def run(config: Config, camera: Camera) -> int:
         notifier.ready(f"{camera.source.kind} is being read")
         try:
             while not stop and not source.finished:
+                runner.turn()  # opens before anything is said: a camera that is only being opened is not a bad one
                 announcer.turn()
-                runner.turn()
                 notifier.alive()
             notifier.stopping()
             _finish(announcer, camera, config)
