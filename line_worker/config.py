@@ -6,29 +6,38 @@ name for a mistyped key. Relative paths are relative to the file's folder.
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
+from line_worker.config_problems import across, explain
+from line_worker.config_problems import without_credentials as without_credentials
 from line_worker.errors import ConfigError
 
-MAX_SOCKET_PATH = 100  # the kernel allows 107 bytes for a socket file's path
-_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s\"]*@", re.IGNORECASE)  # "rtsp://user:password@"
+PORTS = 4  # that follow `line.tcp`: one a link
+STUB = Path("stub")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
+def _has_ports(tcp: str) -> str:
+    if tcp and not 1 <= int(tcp.rsplit(":", 1)[1]) <= 65536 - PORTS:
+        raise ValueError(f"the port should be between 1 and {65536 - PORTS}: {PORTS} ports from there on are used")
+    return tcp
+
+
+Tcp = Annotated[str, Field(pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$"), AfterValidator(_has_ports)]
+
+
 class Section(BaseModel):
     """A table of line.toml: unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # ---- sources ---------------------------------------------------------------------------------------------------------
@@ -125,7 +134,7 @@ class Workers(Section):
     @property
     def stub(self) -> bool:
         """Whether the workers carry no model."""
-        return self.bundle.name == "stub"
+        return self.bundle == STUB
 
 
 # ---- sinks -----------------------------------------------------------------------------------------------------------
@@ -184,7 +193,7 @@ class LineSection(Section):
     name: Name
     runtime: Path
     data: Path
-    tcp: str = Field(default="", pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$")
+    tcp: Tcp = ""
     stop_s: float = Field(default=5.0, ge=0, le=60)  # how long an orderly stop may take
 
 
@@ -195,16 +204,6 @@ class Config(Section):
     cameras: tuple[Camera, ...] = Field(min_length=1)
     workers: Workers
     sinks: tuple[Sink, ...] = ()
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Config:
-        for what, names in (("cameras", [c.name for c in self.cameras]), ("sinks", [s.name for s in self.sinks])):
-            double = sorted({n for n in names if names.count(n) > 1})
-            if double:
-                raise ValueError(f"{what}: the name {double[0]!r} is used twice; every one needs its own")
-        if sum(isinstance(s, StoreSink) for s in self.sinks) > 1:
-            raise ValueError("sinks: one store is allowed, it owns the crops")
-        return self
 
     @property
     def store_path(self) -> Path:
@@ -225,11 +224,6 @@ class Config(Section):
     def frame_bytes(self) -> int:
         """Bytes of the largest frame any camera may send."""
         return int(max(c.max_frame_mb for c in self.cameras) * 1e6)
-
-
-def without_credentials(text: str) -> str:
-    """Return `text` without the user names and passwords of the URLs in it."""
-    return _CREDENTIALS.sub(r"\1", text)
 
 
 def load(path: Path) -> Config:
@@ -254,51 +248,34 @@ def parse(raw: dict[str, Any], where: str = "configuration", base: Path | None =
     Raises:
         ConfigError: listing every problem.
     """
+    base = base or Path.cwd()
+    problems = across(raw, base)
     try:
         config = Config.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise ConfigError(where, [_explain(e) for e in error.errors()]) from None
-    config = _absolute(config, base or Path.cwd())
-    if len(str(config.line.runtime)) + 10 > MAX_SOCKET_PATH:
-        raise ConfigError(
-            where, [f"line.runtime = {config.line.runtime}: too long for a socket file, at most 90 characters"]
-        )
-    return config
+        raise ConfigError(where, [*explain(error, _SECTIONS), *problems]) from None
+    if problems:
+        raise ConfigError(where, problems)
+    return _absolute(config, base)
 
 
 def _absolute(config: Config, base: Path) -> Config:
     def walk(value: Any) -> Any:
         if isinstance(value, Path):
-            return value if str(value) == "stub" else base / value.expanduser()
+            return base / value.expanduser()
         if isinstance(value, BaseModel):
             return value.model_copy(update={name: walk(getattr(value, name)) for name in type(value).model_fields})
         return tuple(walk(item) for item in value) if isinstance(value, tuple) else value
 
     result = walk(config)
     assert isinstance(result, Config)
+    if config.workers.stub:
+        result = result.model_copy(update={"workers": result.workers.model_copy(update={"bundle": STUB})})
     return result
 
 
-# ---- errors for people -----------------------------------------------------------------------------------------------
-
-
-def _explain(error: Any) -> str:
-    loc = [part for part in error["loc"] if part not in _TAGS]
-    key = "".join(f"[{p + 1}]" if isinstance(p, int) else f".{p}" for p in loc).lstrip(".")
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_near(error['loc'])}"
-    if error["type"] == "missing":
-        return f"{key}: is missing and must be given"
-    value = error.get("input")
-    shown = "" if isinstance(value, (dict, list)) else f" = {value!r}"
-    return f"{key}{shown}: {error['msg'].removeprefix('Value error, ').replace('Input should', 'should')}"
-
-
-def _models(section: type[BaseModel]) -> dict[str, Any]:
-    return {name: info.annotation for name, info in section.model_fields.items()}
-
-
 _SECTIONS: dict[str, type[Section]] = {
+    "": Config,
     "line": LineSection,
     "workers": Workers,
     "cameras": Camera,
@@ -312,13 +289,3 @@ _SECTIONS: dict[str, type[Section]] = {
     "log": LogSink,
     "record": RecordSink,
 }
-_TAGS = {"folder", "video", "camera", "synthetic", "replay", "plc", "store", "log", "record"}
-
-
-def _near(loc: tuple[Any, ...]) -> str:
-    """Return " (did you mean ...?)" and the allowed keys for an unknown key at `loc`."""
-    section = next((_SECTIONS[p] for p in reversed(loc[:-1]) if p in _SECTIONS), Config)
-    allowed = list(_models(section))
-    near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{hint} (allowed: {', '.join(allowed)})"

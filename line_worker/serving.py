@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import structlog
@@ -41,5 +42,7 @@ def serve(config: Config) -> int:
 
 def with_recorder(config: Config, out: Path) -> Config:
     """Return `config` with a sink that records frames and outcomes into `out`."""
-    recorder = RecordSink(kind="record", name="record", path=out.resolve())
+    names = {sink.name for sink in config.sinks}
+    name = next(name for name in (f"record-{n}" if n else "record" for n in itertools.count()) if name not in names)
+    recorder = RecordSink(kind="record", name=name, path=out.resolve())
     return config.model_copy(update={"sinks": (*config.sinks, recorder)})

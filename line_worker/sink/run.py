@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 
@@ -93,8 +94,7 @@ class Runner:
             self._owed.popleft()
             self.expired += 1
 
-    def _try(self, step: object, now: float) -> None:
-        assert callable(step)
+    def _try(self, step: Callable[[float], None], now: float) -> None:
         try:
             step(now)
         except SinkError as error:

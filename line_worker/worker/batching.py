@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 MEMORY = 16  # batches of one size that the prediction remembers
@@ -41,10 +41,9 @@ class Pace:
         for size, times in self._seen.items():
             self._seen[size] = deque((t * HOPE for t in times), maxlen=MEMORY)
 
-    def _of(self, size: int, reduce: object) -> float:
+    def _of(self, size: int, reduce: Callable[[deque[float]], float]) -> float:
         if not self._seen:
             return 0.0
-        assert callable(reduce)
         nearest = min(self._seen, key=lambda seen: abs(seen - size))
         return float(reduce(self._seen[nearest])) * max(1.0, size / nearest)
 
@@ -65,11 +64,14 @@ class Batcher(Generic[T]):
         self._ticket += 1
         heapq.heappush(self._heap, (due, self._ticket, item))
 
-    def too_late(self, now: float) -> Iterator[T]:
-        """Remove and yield the frames that cannot make it."""
-        while self._heap and self._heap[0][0] - now < self._pace.fastest(1):
+    def too_late(self, now: float) -> list[T]:
+        """Remove and return the frames that cannot make it."""
+        fastest, late = self._pace.fastest(1), []
+        while self._heap and self._heap[0][0] - now < fastest:
+            late.append(heapq.heappop(self._heap)[2])
+        if late:
             self._pace.hope()
-            yield heapq.heappop(self._heap)[2]
+        return late
 
     def take(self, now: float, *, more_coming: bool) -> list[T]:
         """Return the batch to compute now; empty when it is better to wait for more, or when nothing waits."""
