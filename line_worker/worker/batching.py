@@ -1,8 +1,8 @@
 """Which frames are computed together, and which cannot make it any more. Pure: time is an argument.
 
-Earliest deadline first. A batch closes when it is full, when nothing else waits, or when the oldest frame's slack
-falls to the predicted time of the batch. A frame whose slack is below the time of a batch of one is too late: it is
-refused at once, so that the hub need not wait for its deadline.
+Earliest deadline first. A free worker never waits for company: a batch is what has arrived, at most the largest size,
+and no larger than the oldest frame's slack allows. A frame whose slack is below the time of a batch of one is too
+late: it is refused at once, so that the hub need not wait for its deadline.
 """
 
 from __future__ import annotations
@@ -73,14 +73,10 @@ class Batcher(Generic[T]):
             self._pace.hope()
         return late
 
-    def take(self, now: float, *, more_coming: bool) -> list[T]:
-        """Return the batch to compute now; empty when it is better to wait for more, or when nothing waits."""
-        if not self._heap:
-            return []
+    def take(self, now: float) -> list[T]:
+        """Return the batch to compute now, earliest deadline first; empty when nothing waits."""
         size = min(len(self._heap), self._largest)
-        slack = self._heap[0][0] - now
-        if size < self._largest and more_coming and slack > self._pace.typical(size + 1):
-            return []
+        slack = self._heap[0][0] - now if self._heap else 0.0
         while size > 1 and self._pace.typical(size) > slack:  # a smaller batch may still make the first deadline
             size -= 1
         return [heapq.heappop(self._heap)[2] for _ in range(size)]

@@ -98,7 +98,7 @@ class Runner:
         now = time.monotonic()
         for job in self._batcher.too_late(now):
             self._answer(job.lease, Reason.TOO_LATE)
-        batch = self._batcher.take(now, more_coming=False)
+        batch = self._batcher.take(now)
         if batch:
             self._compute(batch)
         if batch or now - self._progress_at >= PROGRESS_S:
@@ -121,7 +121,7 @@ class Runner:
     def finish(self) -> None:
         """Compute what is in hand and say goodbye."""
         self.take()
-        while batch := self._batcher.take(time.monotonic(), more_coming=False):
+        while batch := self._batcher.take(time.monotonic()):
             self._compute(batch)
         self._channel.send(m.WorkerBye(self._session))
 
