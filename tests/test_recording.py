@@ -185,7 +185,7 @@ def test_a_recording_of_another_format_is_refused_with_its_version(tmp_path: Pat
 
 
 def test_a_cut_image_message_is_a_value_error() -> None:
-    data = rosimage.encode(PICTURES[2], 5, "l/cam/1/2")
+    data = b"".join(rosimage.encode(PICTURES[2], 5, "l/cam/1/2"))
     for cut in range(len(data)):
         with pytest.raises(ValueError):
             rosimage.decode(data[:cut])

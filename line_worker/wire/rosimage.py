@@ -38,8 +38,11 @@ _KINDS = {encoding: kind for kind, encoding in ENCODINGS.items()}
 _ENCAPSULATION = b"\x00\x01\x00\x00"
 
 
-def encode(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> bytes:
-    """Return the message of `pixels`, (H, W) or (H, W, 3) BGR, uint8 or uint16, taken at `stamp_ns`."""
+def encode(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> tuple[bytes, memoryview]:
+    """Return the message of `pixels`, (H, W) or (H, W, 3) BGR, uint8 or uint16, taken at `stamp_ns`.
+
+    It comes in two buffers, to be written one after the other; the second one is the pixels' own memory.
+    """
     height, width = pixels.shape[:2]
     head = bytearray(struct.pack("<iI", *divmod(stamp_ns, 1_000_000_000)))
     _text(head, frame_id)
@@ -49,7 +52,7 @@ def encode(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> bytes:
     head.append(0)
     _align(head)
     head += struct.pack("<II", pixels.nbytes // height, pixels.nbytes)
-    return b"".join((_ENCAPSULATION, head, np.ascontiguousarray(pixels).data.cast("B")))
+    return _ENCAPSULATION + bytes(head), np.ascontiguousarray(pixels).data.cast("B")
 
 
 def decode(data: bytes) -> tuple[str, NDArray[Any]]:
