@@ -121,7 +121,7 @@ class Recorder(QuietSink):
         try:
             return self._reader.read(frame, inline), ""
         except FrameError as error:
-            return None, str(error)
+            return None, str(error).removeprefix(f"{frame.key}: ")
 
 
 class WriterThread(threading.Thread):
