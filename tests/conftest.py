@@ -1,14 +1,30 @@
-"""What several test files share: a bundle trained once for the whole session on drawn parts."""
+"""What several test files share: hypothesis' profiles, a short folder for sockets, and a bundle trained once."""
 
 from __future__ import annotations
 
 import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# `make slow` sets HYPOTHESIS_PROFILE=slow: many more examples and longer ones
+settings.register_profile("short", deadline=None, max_examples=60, stateful_step_count=40)
+settings.register_profile("slow", deadline=None, max_examples=3000, stateful_step_count=200)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 TINY_SIZE = (240, 320)  # H, W of the parts that tiny_bundle judges: draw_part(rng, size=(240, 320)), kind bracket
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Return an empty folder whose path is short enough for socket files, whatever the test is called."""
+    with tempfile.TemporaryDirectory(prefix="lw") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from line_worker.hub.judging import header_problem, judge
 from line_worker.hub.part import CameraRules, Decision, Epoch, Event, Part, State
@@ -109,7 +110,7 @@ class Ledger:
     def _fill(self, epoch: Epoch, part: Part, frame: Frame, pixels: bytes, now: float) -> None:
         """Give `part` its picture and its deadline; settle at once what its header already decides."""
         rules = self.cameras[part.key.camera]
-        part.frame, part.pixels = frame, pixels
+        part.frame, part.pixels = (replace(frame, pixels=b"") if frame.pixels else frame), pixels
         part.t0 = now - max(0.0, frame.age_ms) / 1000
         part.due = part.t0 + min(frame.deadline_ms / 1000, rules.deadline_s)
         self._add(epoch, part)

@@ -31,8 +31,8 @@ class Received:
 class Channel:
     """One end of a link. `send` never blocks; `receive` yields what has arrived, at most `limit` messages."""
 
-    def __init__(self, link: Link, socket: zmq.Socket[bytes], routed: bool) -> None:
-        self.link, self.socket, self._routed = link, socket, routed
+    def __init__(self, link: Link, socket: zmq.Socket[bytes], routed: bool, file: Path | None = None) -> None:
+        self.link, self.socket, self._routed, self._file = link, socket, routed, file
 
     def send(self, message: Message, to: bytes = b"") -> bool:
         """Queue `message` (for peer `to` on a binding end); False when the peer is gone or its queue is full."""
@@ -61,6 +61,8 @@ class Channel:
     def close(self, flush_s: float = 0.0) -> None:
         """Close; queued messages get at most `flush_s` seconds to leave."""
         self.socket.close(linger=int(flush_s * 1000))
+        if self._file is not None:  # ZeroMQ leaves it behind
+            self._file.unlink(missing_ok=True)
 
 
 class Wire:
@@ -94,7 +96,8 @@ class Wire:
             socket.close(linger=0)
             self.close()
             raise _not_bound(address, error) from error
-        return self._keep(Channel(link, socket, routed=not link.lossy))
+        file = None if self._tcp else self._runtime / link.name
+        return self._keep(Channel(link, socket, routed=not link.lossy, file=file))
 
     def connect(self, link: Link, name: str) -> Channel:
         """Open a connecting end of `link`; it identifies itself as `name` plus something new at every call."""
