@@ -253,3 +253,18 @@ def test_a_header_is_recorded_without_its_address(recorder: Recorder, ring: Fram
     recorder.close()
     _, (frame,), _ = _read(tmp_path / "r.mcap")
     assert frame.frame == dataclasses.replace(sent, place="inline", ring="", offset=0, generation=0)
+
+
+def test_missing_pictures_are_logged_in_sum_and_not_one_by_one(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.open()
+    for seq in range(30):
+        recorder.tap(header(seq), b"short")
+        recorder.poll(10.0 + seq / 100)
+    recorder.poll(11.1)
+    recorder.poll(20.0)
+    text = capsys.readouterr().out
+    assert text.count("pictures are missing from the recording") == 2
+    assert "count=1 " in text
+    assert "count=29 " in text

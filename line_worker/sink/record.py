@@ -13,6 +13,7 @@ import functools
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 QUEUE_BYTES = 256_000_000  # pictures waiting for the disk
+TELL_S = 1.0
 QUEUE_ITEMS = 20_000  # triggers and outcomes waiting for the disk
 
 Task = Callable[[], None]
@@ -53,6 +55,8 @@ class Recorder(QuietSink):
         self._taken, self._delivered = RecentKeys(), RecentKeys()
         self._first: dict[tuple[str, int], int] = {}  # camera and epoch -> first part of this recording
         self.missing = 0
+        self._untold: Counter[str] = Counter()
+        self._told_at = -TELL_S
 
     def open(self) -> None:
         """Create the file; SinkError when that is impossible, for example because it is there already."""
@@ -87,12 +91,19 @@ class Recorder(QuietSink):
         pixels, missing = self._copy(frame, inline, thread)
         if missing:
             self.missing += 1
-            log.warning("frame is missing from the recording", key=str(frame.key), why=missing)
+            self._untold[missing] += 1
         else:
             self._taken.add(frame.key)
         trigger_ns = at_ns - round(max(0.0, frame.age_ms) * 1e6)
         task = functools.partial(thread.writer.frame, Trigger(frame, missing), pixels, at_ns, trigger_ns)
         thread.put(task, 0 if pixels is None else pixels.nbytes)
+
+    def poll(self, now: float) -> None:
+        """Say what was missed, once a second: a line for each picture would wait for the same slow disk."""
+        if self._untold and now - self._told_at >= TELL_S:
+            log.warning("pictures are missing from the recording", count=self._untold.total(), why=dict(self._untold))
+            self._untold.clear()
+            self._told_at = now
 
     def reachable(self) -> tuple[bool, str]:
         """Whether the file can be written, and how many pictures it lacks."""
