@@ -1,0 +1,216 @@
+"""The whole line with real processes, sockets, signals and files: every part has one outcome, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from line_worker.auditing import audit
+from line_worker.config import Config, parse
+from line_worker.rehearsal import Rehearsal
+
+COMMAND = str(Path(sys.executable).parent / "line-worker")
+
+
+def _config(folder: Path, parts: int, rate: float, **more: Any) -> Config:
+    source = {"kind": "synthetic", "part": "noise", "parts": parts, "rate": rate, "width": 160, "height": 120}
+    camera = {"name": "camera", "deadline_ms": 2000, "max_frame_mb": 1, "source": source, **more.get("camera", {})}
+    line = {"name": "t", "runtime": str(folder / "run"), "data": str(folder / "data"), **more.get("line", {})}
+    return parse(
+        {
+            "line": line,
+            "cameras": [camera],
+            "workers": {"bundle": "stub", "count": 2, **more.get("workers", {})},
+            "sinks": [{"kind": "log", "path": str(folder / "outcomes.jsonl")}],
+        }
+    )
+
+
+def _once(after: int, do: Callable[[Rehearsal], None], rehearsal: Rehearsal) -> Callable[[], None]:
+    """Return what calls `do` once, when `after` outcomes have been seen."""
+    done: list[bool] = []
+
+    def on_turn() -> None:
+        if not done and len(rehearsal.watcher.outcomes) >= after:
+            done.append(True)
+            do(rehearsal)
+
+    return on_turn
+
+
+def _kill(role: str, number: int = signal.SIGKILL) -> Callable[[Rehearsal], None]:
+    return lambda rehearsal: os.kill(rehearsal.supervisor.pids(role)[0], number)
+
+
+def _check_books(config: Config, folder: Path, parts: int) -> Counter[str]:
+    """Three books agree: the journal, the log, and what was announced."""
+    books = audit(config.journal_path)
+    assert books.balanced
+    assert sum(epoch.announced for epoch in books.epochs) == parts
+    with sqlite3.connect(config.journal_path) as db:
+        rows = db.execute("SELECT seq, verdict FROM outcomes ORDER BY seq").fetchall()
+    db.close()
+    assert [seq for seq, _ in rows] == list(range(parts)), "one outcome each, none twice"
+    assert len((folder / "outcomes.jsonl").read_text().splitlines()) == parts
+    return Counter(verdict for _, verdict in rows)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"camera": {"transport": "inline"}},
+        {"line": {"tcp": "127.0.0.1:47610"}},
+        {"camera": {"transport": "inline"}, "workers": {"batch": 1, "count": 1}},
+    ],
+    ids=["ring", "inline", "tcp", "one worker, no batches"],
+)
+def test_every_part_passes_in_order(tmp_path: Path, more: dict[str, Any]) -> None:
+    config = _config(tmp_path, 60, 60, **more)
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    assert rehearsal.run() == 0
+    assert [o.key.seq for o in rehearsal.watcher.outcomes] == list(range(60))
+    assert _check_books(config, tmp_path, 60) == {"PASS": 60}
+    assert not list(Path("/dev/shm").glob("line-worker-t-camera.*")), "an orderly stop leaves no shared memory"
+
+
+def test_a_worker_killed_in_a_run_of_500_frames_costs_no_outcome(tmp_path: Path) -> None:
+    config = _config(tmp_path, 500, 100, workers={"stub_ms": 3})
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    rehearsal.run(_once(150, _kill("worker"), rehearsal))
+    assert _check_books(config, tmp_path, 500) == {"PASS": 500}
+    assert [o.key.seq for o in rehearsal.watcher.outcomes] == list(range(500))
+
+
+def test_a_stopped_worker_is_expelled_and_its_frames_are_leased_again(tmp_path: Path) -> None:
+    config = _config(tmp_path, 150, 50, workers={"stub_ms": 5})
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+
+    def stop_and_go(run: Rehearsal) -> None:
+        _kill("worker", signal.SIGSTOP)(run)
+
+    rehearsal.run(_once(30, stop_and_go, rehearsal))
+    assert _check_books(config, tmp_path, 150) == {"PASS": 150}
+    assert "no progress" in (tmp_path / "line.log").read_text()
+
+
+def test_without_workers_every_part_is_refused_by_its_deadline(tmp_path: Path) -> None:
+    config = _config(tmp_path, 60, 30, camera={"deadline_ms": 300}, workers={"count": 1})
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    rehearsal.run(_once(20, _kill("worker"), rehearsal))
+    verdicts = _check_books(config, tmp_path, 60)
+    assert verdicts["NO_DECISION"] > 3
+    late = max(rehearsal.watcher.elapsed_ms)
+    assert late < 300 + 250, "offered at the deadline, give or take this machine's scheduling"
+
+
+def test_a_killed_hub_comes_back_and_decides_nothing_twice(tmp_path: Path) -> None:
+    config = _config(tmp_path, 200, 50, camera={"deadline_ms": 5000, "window": 256})
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    rehearsal.run(_once(50, _kill("hub"), rehearsal))
+    verdicts = _check_books(config, tmp_path, 200)
+    assert verdicts["PASS"] > 100
+
+
+def test_a_killed_log_gets_what_it_missed_once(tmp_path: Path) -> None:
+    config = _config(tmp_path, 150, 50)
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    rehearsal.run(_once(40, _kill("sink"), rehearsal))
+    assert _check_books(config, tmp_path, 150) == {"PASS": 150}
+
+
+def test_more_parts_than_can_be_scored_are_all_accounted_for(tmp_path: Path) -> None:
+    config = _config(
+        tmp_path, 200, 100, camera={"deadline_ms": 200, "window": 8}, workers={"count": 1, "batch": 1, "stub_ms": 25}
+    )
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    rehearsal.run()
+    verdicts = _check_books(config, tmp_path, 200)
+    assert verdicts["PASS"] > 20
+    assert verdicts["NO_DECISION"] > 50
+    assert verdicts["FAIL"] == 0
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def line_toml(tmp_path: Path) -> Path:
+    path = tmp_path / "line.toml"
+    path.write_text(
+        f"""
+        [line]
+        name = "t"
+        runtime = "{tmp_path / "run"}"
+        data = "data"
+        [[cameras]]
+        name = "camera"
+        deadline_ms = 500
+        source = {{ kind = "synthetic", part = "noise", rate = 50, width = 160, height = 120 }}
+        [workers]
+        bundle = "stub"
+        [[sinks]]
+        kind = "log"
+        path = "outcomes.jsonl"
+        """
+    )
+    return path
+
+
+def _wait_for_outcomes(path: Path, count: int) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        if path.exists() and len(path.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has not got {count} lines")
+
+
+def test_serve_ends_in_good_order_at_sigterm_and_a_second_one_refuses_to_start(line_toml: Path) -> None:
+    with subprocess.Popen([COMMAND, "serve", str(line_toml)], stderr=subprocess.PIPE) as serve:
+        _wait_for_outcomes(line_toml.parent / "outcomes.jsonl", 20)
+        second = subprocess.run(
+            [COMMAND, "serve", str(line_toml)], capture_output=True, text=True, check=False, timeout=30
+        )
+        serve.terminate()
+        _, log = serve.communicate(timeout=30)
+    assert second.returncode == 3
+    assert str(serve.pid) in second.stderr
+    assert "already runs this line" in second.stderr
+    assert serve.returncode == 0, log.decode()[-2000:]
+    found = audit(line_toml.parent / "data" / "journal.sqlite")
+    assert found.balanced
+    assert subprocess.run([COMMAND, "audit", str(found.journal)], capture_output=True, check=False).returncode == 0
+
+
+def test_no_process_outlives_a_killed_supervisor(line_toml: Path) -> None:
+    with subprocess.Popen([COMMAND, "serve", str(line_toml)], stderr=subprocess.DEVNULL) as serve:
+        _wait_for_outcomes(line_toml.parent / "outcomes.jsonl", 5)
+        marker = str(line_toml.parent / "run")
+        assert _processes_with(marker)
+        serve.kill()
+    until = time.monotonic() + 15
+    while _processes_with(marker) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _processes_with(marker)
+
+
+def _processes_with(marker: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if marker in path.read_text():
+                found.append(int(path.parent.name))
+        except (OSError, UnicodeDecodeError):  # it has ended meanwhile
+            continue
+    return found
