@@ -238,7 +238,11 @@ def load(path: Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}; give the path of a line.toml"]) from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(str(path), [f"is not TOML: {error}"]) from error
+        raise ConfigError(str(path), [f"is not {path.suffix.lstrip('.').upper() or 'TOML'}: {error}"]) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            str(path), ["holds no tables; start from the annotated line.toml that comes with line-worker"]
+        )
     return parse(raw, where=str(path), base=path.resolve().parent)
 
 

@@ -81,6 +81,8 @@ def _words(found: Any, sections: Sections) -> str:
         case "union_tag_invalid":
             tags = found["ctx"]["expected_tags"].replace("'", "").split(", ")
             return f"{found['ctx']['tag']!r} is unknown{_near(found['ctx']['tag'], tags)}"
+        case "too_short":
+            return "at least one must be given"
         case "string_pattern_mismatch":
             return f"should match {found['ctx']['pattern']}"
     return str(found["msg"]).removeprefix("Value error, ").replace("Input should", "should")
