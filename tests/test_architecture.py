@@ -1,4 +1,4 @@
-"""The rules of the house, checked: who may import what, what starts without torch, no pickle, small files, two rooms."""
+"""The rules of the house, checked: imports, what starts without torch, no pickle, small files, a quick help."""
 
 from __future__ import annotations
 
