@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from line_worker.errors import JournalError
+from line_worker.hub.checkpoint import Checkpointer
 from line_worker.hub.journal import Journal
 from line_worker.hub.part import Decision, Event, Part
 from line_worker.verdicts import Reason, Verdict
@@ -123,3 +124,15 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"these are not the rows you are looking for" * 100)
     with pytest.raises(JournalError):
         Journal(path, "line")
+
+
+def test_the_log_is_moved_into_the_file_by_another_thread_while_rows_are_written(journal: Journal) -> None:
+    log = journal.path.with_name(journal.path.name + "-wal")
+    checkpointer = Checkpointer(journal.path, every_s=0.02)
+    sizes = []
+    for seq in range(1500):
+        journal.write([_part(seq)], {}, {})
+        sizes.append(log.stat().st_size)
+    checkpointer.close()
+    assert sizes[-1] == sizes[len(sizes) // 2], "the log is used again instead of growing"
+    assert len(journal.after(0, 2000)) == 1500

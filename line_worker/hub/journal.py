@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from line_worker.errors import JournalError
+from line_worker.hub.checkpoint import Checkpointer
 from line_worker.hub.part import Part
 from line_worker.wire.messages import FrameKey, Outcome, Region
 
@@ -82,6 +83,8 @@ class Journal:
             self._check_version()
             self._db.executescript(_SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+            self._db.execute("PRAGMA wal_autocheckpoint=0")
+            self._checkpointer = Checkpointer(path)
         except (OSError, sqlite3.Error) as error:
             raise JournalError(
                 f"{path}: the journal cannot be opened ({error}); without it no part may pass; "
@@ -101,6 +104,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
+        self._checkpointer.close()
         self._db.close()
 
     # ---- epochs -------------------------------------------------------------------------------------------------
