@@ -16,7 +16,6 @@ import structlog
 log = structlog.get_logger()
 
 EVERY_S = 5.0
-TRIES = 20  # a writer that commits meanwhile leaves a little more to do; when nothing is left its log starts anew
 
 
 class Checkpointer:
@@ -42,10 +41,12 @@ class Checkpointer:
                     log.warning("checkpoint failed", error=str(error))
 
 
-def checkpoint(db: sqlite3.Connection) -> bool:
-    """Move the log into the file without holding up a writer; True when nothing of it is left."""
-    for _ in range(TRIES):
-        _, pages, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if pages == moved:
-            return True
-    return False
+def checkpoint(db: sqlite3.Connection) -> None:
+    """Move the log into the file and let it begin anew.
+
+    The passive round moves nearly everything beside the writer; only the rest, what was committed meanwhile, is moved
+    with the writer waiting.
+    """
+    _, pages, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if pages != moved:
+        db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
