@@ -19,7 +19,6 @@ from line_worker.hub.part import Decision, Event, Part
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.messages import FrameKey, Region
 
-
 PAGE = 4096
 
 
