@@ -104,6 +104,15 @@ def test_it_is_in_selftest_until_a_worker_and_the_sinks_are_there() -> None:
     assert station.state is StationState.RUNNING
 
 
+def test_a_durable_sink_must_be_there_at_the_start_and_may_be_away_later() -> None:
+    alone = dataclasses.replace(WELL, missing_sinks=("sink log: is not connected",))
+    station = _after((0.0, alone))
+    assert (station.state, station.cause) == (StationState.SELFTEST, "sink log: is not connected")
+    station.update(WELL, 1.0)
+    station.update(alone, 2.0)
+    assert station.state is StationState.RUNNING
+
+
 def test_trouble_that_lasts_is_a_fault_and_heals_by_itself() -> None:
     alone = dataclasses.replace(WELL, workers=0)
     station = _after((0.0, WELL), (1.0, alone), (1.0 + FAULT_AFTER_S, alone))

@@ -73,6 +73,12 @@ def test_holes_of_an_earlier_hub_are_found(journal: Journal) -> None:
     assert found.get(2, (1, [])) == (1, [])
 
 
+def test_what_was_announced_is_never_taken_back(journal: Journal) -> None:
+    journal.write([], {("camera", 1): 9}, {})
+    journal.write([], {("camera", 1): 4}, {})
+    assert [epoch.next_seq for epoch in journal.open_epochs()] == [9]
+
+
 def test_cursors_are_remembered(journal: Journal) -> None:
     before = journal.cursor("log")
     journal.write([_part(0)], {}, {"log": 7})

@@ -50,7 +50,9 @@ _COLUMNS = (
 )
 _INSERT = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT DO NOTHING"
 _OF_EPOCH = "FROM outcomes WHERE line = ? AND camera = ? AND epoch = ?"
-_ANNOUNCED = "INSERT INTO epochs VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET announced = excluded.announced"
+_ANNOUNCED = (
+    "INSERT INTO epochs VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET announced = max(announced, excluded.announced)"
+)
 _COUNTED = "INSERT INTO totals VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _MOVED = "INSERT INTO outbox VALUES (?, ?) ON CONFLICT DO UPDATE SET row = excluded.row"
 BUSY_S = 0.1  # how long another process may hold the file before it counts as unwritable

@@ -136,3 +136,7 @@ class Outbox:
             for name, durable in self._expected.items()
             if not durable and ((reader := self._readers.get(name)) is None or not reader.reachable)
         )
+
+    def missing_sinks(self) -> tuple[str, ...]:
+        """Name the configured sinks, of either kind, whose process has not said hello."""
+        return tuple(f"sink {name}: is not connected" for name in self._expected if name not in self._readers)

@@ -128,6 +128,7 @@ class Hub:
             sources=len(self.sources.present),
             journal_error=self.books.error,
             bad_sinks=self.outbox.bad_sinks(),
+            missing_sinks=self.outbox.missing_sinks(),
             bad_sources=self.sources.bad(),
         )
 

@@ -26,6 +26,7 @@ class Facts:
     journal_error: str
     bad_sinks: tuple[str, ...]
     bad_sources: tuple[str, ...]
+    missing_sinks: tuple[str, ...] = ()  # of either kind; they matter until the station has run once
 
 
 class Station:
@@ -53,10 +54,11 @@ class Station:
             self._well(facts)
         return before != (self.state, self.cause)
 
-    @staticmethod
-    def _trouble(facts: Facts) -> str:
+    def _trouble(self, facts: Facts) -> str:
         if not facts.workers:
             return "no worker is ready"
+        if self.state is StationState.SELFTEST and facts.missing_sinks:
+            return "; ".join(facts.missing_sinks)
         return "; ".join(facts.bad_sinks)
 
     def _in_trouble(self, trouble: str, now: float) -> None:
