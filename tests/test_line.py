@@ -24,7 +24,8 @@ COMMAND = str(Path(sys.executable).parent / "line-worker")
 
 def _config(folder: Path, parts: int, rate: float, **more: Any) -> Config:
     source = {"kind": "synthetic", "part": "noise", "parts": parts, "rate": rate, "width": 160, "height": 120}
-    camera = {"name": "camera", "deadline_ms": 2000, "max_frame_mb": 1, "source": source, **more.get("camera", {})}
+    camera = {"name": "camera", "deadline_ms": 2000, "window": 128, "max_frame_mb": 1, "source": source}
+    camera |= more.get("camera", {})
     line = {"name": "t", "runtime": str(folder / "run"), "data": str(folder / "data"), **more.get("line", {})}
     return parse(
         {
