@@ -241,7 +241,7 @@ def load(path: Path) -> Config:
         raise ConfigError(str(path), [f"is not {path.suffix.lstrip('.').upper() or 'TOML'}: {error}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError(
-            str(path), ["holds no tables; start from the annotated line.toml that comes with line-worker"]
+            str(path), ["holds no tables; start from the annotated line.toml in systemd/"]
         )
     return parse(raw, where=str(path), base=path.resolve().parent)
 
