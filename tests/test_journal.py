@@ -1,147 +1,251 @@
-"""The journal: immutable rows that survive a kill, first writer wins, holes are found, another version is refused."""
+"""The journal and the books around it: written before shown, never changed, and still there after a kill."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from line_worker.errors import JournalError
-from line_worker.hub.checkpoint import Checkpointer
-from line_worker.hub.journal import Journal
-from line_worker.hub.part import Decision, Event, Part
-from line_worker.verdicts import Reason, Verdict
-from line_worker.wire.messages import FrameKey, Region
+from line_worker.hub.books import OWED_AT_ONCE, Books
+from line_worker.hub.journal import Journal, OpenEpoch
+from line_worker.hub.part import Decision, Part, State
+from line_worker.verdicts import Reason
+from line_worker.wire.messages import Frame, FrameKey, Region
 
-PAGE = 4096
+REGION = Region(x=1, y=2, w=3, h=4, zone=(5, 6), error=2.5, neighbours=1.0, limit=2.0, sigma=4.0)
 
 
-def _part(seq: int, reason: Reason = Reason.NONE, epoch: int = 1) -> Part:
-    part = Part(FrameKey("line", "camera", epoch, seq), 10.0, 11.0)
-    region = Region(1, 2, 3, 4, (5, 6), 0.5, 0.25, 2.0, 9.0)
-    part.settle(Decision(reason, 10.25, 0.5, 1.0, (region,), "sha", "worker-0", {"score": 1.5}), Event.SETTLE)
-    return part
+def part(seq: int, reason: Reason = Reason.NONE, epoch: int = 1, camera: str = "c") -> Part:
+    key = FrameKey("l", camera, epoch, seq)
+    frame = Frame(key, 0.0, 500.0, (4, 5), "uint8", "gray", 2**64 - 1, "ring", part_id="Teil-ß", trigger=9)
+    decided = Part(key, t0=10.0, due=10.5, frame=frame, state=State.DECIDED, attempt=2)
+    decided.decision = Decision(reason, 10.25, 0.5, 1.0, (REGION,), "sha", "worker-1", {"score": 1.5})
+    return decided
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal(tmp_path / "data" / "journal.sqlite", "line")
-    yield opened
-    opened.close()
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "journal.sqlite"
 
 
-def test_a_row_comes_back_as_it_went_in(journal: Journal) -> None:
-    [row] = journal.write([_part(0, Reason.ANOMALY)], {("camera", 1): 1}, {})
-    outcome = journal.find(FrameKey("line", "camera", 1, 0))
-    assert outcome is not None
-    assert (outcome.row, outcome.verdict, outcome.reason) == (row, Verdict.FAIL, Reason.ANOMALY)
-    assert outcome.regions[0].zone == (5, 6)
-    assert outcome.stages == {"score": 1.5}
-    assert outcome.latency_ms == pytest.approx(250)
-    assert journal.after(0, 10) == [outcome]
-    assert journal.after(row, 10) == []
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with contextlib.closing(Journal(path, "l")) as journal:
+        yield journal
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file, so that nobody else can write it."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_an_outcome_comes_back_with_all_its_evidence(journal: Journal) -> None:
+    assert journal.write([part(0), part(1, Reason.ANOMALY)], {("c", 1): 2}, {}) == [1, 2]
+    first, second = journal.after(0, 10)
+    assert (first.row, first.key, first.verdict, first.reason) == (1, FrameKey("l", "c", 1, 0), "PASS", 0)
+    assert (first.score, first.threshold, first.regions, first.stages) == (0.5, 1.0, (REGION,), {"score": 1.5})
+    assert (first.bundle, first.worker, first.attempt, first.part_id, first.trigger) == (
+        "sha",
+        "worker-1",
+        2,
+        "Teil-ß",
+        9,
+    )
+    assert first.latency_ms == 250.0
+    assert (second.verdict, second.left_ms) == ("FAIL", 0.0)
+    assert journal.find(second.key) == second
+    assert journal.find(FrameKey("l", "c", 1, 9)) is None
+    assert journal.after(1, 10) == [second]
+    assert (journal.last_row(), journal.totals()) == (2, {"PASS": 1, "FAIL": 1})
+
+
+def test_rows_cannot_be_changed_or_deleted_even_by_hand(journal: Journal, path: Path) -> None:
+    journal.write([part(0)], {}, {})
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        for command in ("UPDATE outcomes SET verdict = 'FAIL'", "DELETE FROM outcomes"):
+            with pytest.raises(sqlite3.IntegrityError, match="an outcome"):
+                other.execute(command)
+        with pytest.raises(sqlite3.IntegrityError):
+            other.execute(
+                "INSERT INTO outcomes SELECT NULL, line, camera, epoch, seq, 'FAIL', 1, score, threshold, bundle,"
+                " worker, attempt, part_id, trigger, checksum, latency_ms, wall, detail FROM outcomes"
+            )
 
 
 def test_the_first_outcome_of_a_key_stands(journal: Journal) -> None:
-    assert journal.write([_part(0)], {}, {})[0] > 0
-    assert journal.write([_part(0, Reason.ANOMALY), _part(1)], {}, {})[0] == 0
-    outcome = journal.find(FrameKey("line", "camera", 1, 0))
-    assert outcome is not None
-    assert outcome.passed
+    assert journal.write([part(0)], {}, {}) == [1]
+    second, third = journal.write([part(0, Reason.ANOMALY), part(1)], {}, {})
+    assert second == 0
+    assert third > 1
+    stands = journal.find(FrameKey("l", "c", 1, 0))
+    assert stands is not None
+    assert stands.verdict == "PASS"
+    assert journal.totals() == {"PASS": 2}
 
 
-@pytest.mark.parametrize("statement", ["UPDATE outcomes SET verdict = 'PASS'", "DELETE FROM outcomes"])
-def test_rows_can_be_neither_changed_nor_deleted(journal: Journal, statement: str) -> None:
-    journal.write([_part(0, Reason.GAP)], {}, {})
-    db = sqlite3.connect(journal.path)
-    with pytest.raises(sqlite3.IntegrityError, match="never"):
-        db.execute(statement)
-    db.close()
+def test_everything_is_there_after_reopening(journal: Journal, path: Path) -> None:
+    journal.write([part(0)], {("c", 1): 3}, {"log": 1})
+    with contextlib.closing(Journal(path, "l")) as again:
+        assert (again.last_row(), again.cursor("log"), again.cursor("store"), again.totals()) == (1, 1, 0, {"PASS": 1})
+        assert again.open_epochs() == [OpenEpoch("c", 1, 3, [1, 2])]
+        assert again.write([part(1)], {}, {}) == [2]
 
 
-def test_holes_of_an_earlier_hub_are_found(journal: Journal) -> None:
-    journal.write([_part(0), _part(2)], {("camera", 1): 5}, {})
-    journal.write([_part(0, epoch=2)], {("camera", 2): 1}, {})
-    found = {epoch.epoch: (epoch.next_seq, epoch.holes) for epoch in journal.open_epochs()}
-    assert found[1] == (5, [1, 3, 4])
-    assert found.get(2, (1, [])) == (1, [])
+WRITER = """
+import sys
+from pathlib import Path
+from line_worker.hub.journal import Journal
+from line_worker.hub.part import Decision, Part
+from line_worker.verdicts import Reason
+from line_worker.wire.messages import FrameKey
+journal = Journal(Path(sys.argv[1]), "l")
+for seq in range(10**6):
+    part = Part(FrameKey("l", "c", 1, seq), 0.0, 1.0)
+    part.decision = Decision(Reason.NONE, 0.5, 0.1, 1.0)
+    [row] = journal.write([part], {("c", 1): seq + 1}, {"log": seq})
+    print(row, flush=True)
+"""
 
 
-def test_what_was_announced_is_never_taken_back(journal: Journal) -> None:
-    journal.write([], {("camera", 1): 9}, {})
-    journal.write([], {("camera", 1): 4}, {})
-    assert [epoch.next_seq for epoch in journal.open_epochs()] == [9]
-
-
-def test_cursors_are_remembered(journal: Journal) -> None:
-    before = journal.cursor("log")
-    journal.write([_part(0)], {}, {"log": 7})
-    assert before == 0
-    assert journal.cursor("log") == 7
-
-
-def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
-    code = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from line_worker.hub.journal import Journal\n"
-        "from line_worker.hub.part import Decision, Part\n"
-        "from line_worker.verdicts import Reason\n"
-        "from line_worker.wire.messages import FrameKey\n"
-        "journal = Journal(Path(sys.argv[1]), 'line')\n"
-        "for seq in range(10**6):\n"
-        "    part = Part(FrameKey('line', 'camera', 1, seq), 0.0, 1.0)\n"
-        "    part.settle(Decision(Reason.GAP, 0.5))\n"
-        "    journal.write([part], {('camera', 1): seq + 1}, {})\n"
-        "    print(seq, flush=True)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
+    """Row numbers come out after the commit; whatever was printed before SIGKILL must be in the file."""
+    argv = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
-        said = [int(writer.stdout.readline()) for _ in range(50)]
+        for _ in range(200):
+            writer.stdout.readline()
         writer.send_signal(signal.SIGKILL)
-    journal = Journal(path, "line")
-    rows = [outcome.key.seq for outcome in journal.after(0, 10**6)]
-    journal.close()
-    assert rows[: len(said)] == said, "what was acknowledged is there"
-    assert rows == list(range(len(rows)))
+        acknowledged = [int(line) for line in writer.stdout if line.endswith("\n")]
+    last = max([200, *acknowledged])
+    with contextlib.closing(Journal(path, "l")) as journal:
+        rows = journal.last_row()
+        assert last <= rows <= last + 1
+        [epoch] = journal.open_epochs()
+        assert (epoch.next_seq, epoch.holes) == (rows, [])
+        assert journal.totals() == {"PASS": rows}
+        assert journal.cursor("log") == rows - 1
 
 
-def test_another_version_is_refused_and_left_alone(journal: Journal) -> None:
-    journal.close()
-    with sqlite3.connect(journal.path) as db:
-        db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
-    db.close()
-    with pytest.raises(JournalError, match="another version"):
-        Journal(journal.path, "line")
+@given(st.sets(st.integers(0, 40)), st.integers(0, 40))
+def test_open_keys_are_found_wherever_they_are(decided: set[int], announced: int) -> None:
+    with contextlib.closing(Journal(Path(":memory:"), "l")) as journal:
+        journal.write([part(seq) for seq in decided], {("c", 1): announced}, {})
+        [found] = journal.open_epochs()
+    next_seq = max([announced, *(seq + 1 for seq in decided)])
+    assert found == OpenEpoch("c", 1, next_seq, [seq for seq in range(next_seq) if seq not in decided])
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(JournalError, match="cannot be opened"):
-        Journal(tmp_path / "file" / "journal.sqlite", "line")
+def test_the_newest_epochs_of_each_camera_are_looked_at(journal: Journal) -> None:
+    for epoch in range(5):
+        journal.write([], {("c", epoch): 1}, {})
+    journal.write([], {("d", 9): 1}, {})
+    assert {(e.camera, e.epoch) for e in journal.open_epochs(per_camera=2)} == {("c", 3), ("c", 4), ("d", 9)}
 
 
-def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
-    path.write_bytes(b"these are not the rows you are looking for" * 100)
-    with pytest.raises(JournalError):
-        Journal(path, "line")
+def test_another_line_s_rows_are_not_ours(journal: Journal, path: Path) -> None:
+    journal.write([part(0)], {("c", 1): 5}, {})
+    with contextlib.closing(Journal(path, "other")) as other:
+        assert (other.open_epochs(), other.totals()) == ([], {})
 
 
-def test_the_log_is_moved_into_the_file_by_another_thread_while_rows_are_written(journal: Journal) -> None:
-    log = journal.path.with_name(journal.path.name + "-wal")
-    checkpointer = Checkpointer(journal.path, every_s=0.05)
-    written = 400
-    for seq in range(written):
-        journal.write([_part(seq)], {}, {})
-        time.sleep(0.003)
-    checkpointer.close()
-    assert log.stat().st_size < written * 3 * PAGE / 2, "the log is used again instead of growing by three pages a row"
-    assert len(journal.after(0, 2000)) == written
+def test_another_version_is_refused_and_left_alone(path: Path) -> None:
+    Journal(path, "l").close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE meta SET value = '99'")
+        other.execute("DROP TABLE totals")
+    with pytest.raises(JournalError, match=r"schema 99, this one is 1.*nothing was changed"):
+        Journal(path, "l")
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        assert not other.execute("SELECT 1 FROM sqlite_master WHERE name = 'totals'").fetchall()
+
+
+@pytest.mark.parametrize("content", [b"no database, but long enough to be looked at" * 100, None])
+def test_what_is_no_journal_is_refused_with_advice(path: Path, content: bytes | None) -> None:
+    path.parent.mkdir()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(JournalError, match=r"cannot be opened.*move the file aside"):
+        Journal(path, "l")
+    assert content is None or path.read_bytes() == content
+
+
+def test_a_failed_write_leaves_nothing_behind(journal: Journal, path: Path) -> None:
+    with locked(path), pytest.raises(JournalError, match="no part may pass"):
+        journal.write([part(0)], {("c", 1): 1}, {"log": 1})
+    assert (journal.last_row(), journal.cursor("log"), journal.open_epochs()) == (0, 0, [])
+    assert journal.write([part(0)], {}, {}) == [1]
+
+
+# ---- the books -------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_written_does_not_pass_and_is_written_later(journal: Journal, path: Path) -> None:
+    books = Books(journal)
+    books.note({("c", 1): 2}, {})
+    passed, failed = part(0), part(1, Reason.ANOMALY)
+    with locked(path):
+        assert books.write([passed, failed], beat=False) == [-1, -1]
+        assert [p.decision.reason for p in (passed, failed) if p.decision] == [Reason.JOURNAL, Reason.JOURNAL]
+        passed.row = -1
+        shown = books.outcome(passed, 10.4)
+        assert (shown.verdict, shown.reason, shown.row) == ("NO_DECISION", Reason.JOURNAL, 0)
+        assert "cannot be written" in books.error
+    assert books.write([part(2)], beat=False) == [1], "parts that wait for the beat delay nobody"
+    assert books.error == ""
+    assert books.write([], beat=True) == []
+    assert [o.reason for o in journal.after(0, 10)] == [Reason.NONE, Reason.JOURNAL, Reason.JOURNAL]
+    assert (journal.open_epochs(), books.newest_row) == ([OpenEpoch("c", 1, 3, [])], 3)
+
+
+def test_a_long_outage_is_made_up_for_in_pieces(journal: Journal, path: Path) -> None:
+    books = Books(journal)
+    with locked(path):
+        books.write([part(seq) for seq in range(OWED_AT_ONCE + 50)], beat=False)
+    books.write([], beat=True)
+    assert journal.last_row() == OWED_AT_ONCE
+    books.write([], beat=True)
+    assert journal.last_row() == OWED_AT_ONCE + 50
+
+
+def test_counts_and_cursors_are_written_with_the_parts_or_at_a_beat(journal: Journal) -> None:
+    books = Books(journal)
+    books.note({("c", 1): 3}, {"log": 0})
+    assert books.write([], beat=False) == []
+    assert journal.open_epochs() == []
+    books.write([], beat=True)
+    assert journal.open_epochs() == [OpenEpoch("c", 1, 3, [0, 1, 2])]
+    books.note({("c", 1): 4}, {})
+    books.write([part(0)], beat=False)
+    assert journal.open_epochs() == [OpenEpoch("c", 1, 4, [1, 2, 3])]
+
+
+def test_where_an_outcome_stands_already_it_is_the_one_shown(journal: Journal) -> None:
+    books = Books(journal)
+    [row] = books.write([part(0)], beat=False)
+    second = part(0, Reason.ANOMALY)
+    [second.row] = books.write([second], beat=False)
+    assert (row, second.row) == (1, 0)
+    assert books.outcome(second, 10.3) == journal.find(second.key)
+    assert books.newest_row == 1
+
+
+def test_what_is_shown_says_how_much_time_is_left(journal: Journal) -> None:
+    shown = part(0)
+    [shown.row] = Books(journal).write([shown], beat=False)
+    outcome = Books(journal).outcome(shown, 10.3)
+    assert (round(outcome.left_ms), outcome.latency_ms) == (200, 250.0)

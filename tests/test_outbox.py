@@ -1,0 +1,238 @@
+"""What sinks are owed, over a real link: durable ones get everything in the end, real-time ones each outcome once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from line_worker.errors import DecodeError
+from line_worker.hub.journal import Journal
+from line_worker.hub.outbox import WINDOW, Outbox
+from line_worker.hub.part import Decision, Part
+from line_worker.hub.peers import STRIKES, Peers
+from line_worker.hub.station import Station
+from line_worker.verdicts import Reason
+from line_worker.wire import messages as m
+from line_worker.wire.links import OUTCOMES
+from line_worker.wire.sockets import Wire
+
+STATE = m.HubState(1, 1, 2, "", "b", 0, 0, {})
+
+
+class Bench:
+    """An outbox with its journal, and sinks that connect to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal = Journal(folder / "journal.sqlite", "l")
+        self.wires: list[Wire] = []
+        self.seq = 0
+        self.open()
+
+    def open(self) -> None:
+        self.wire = Wire(self.folder)
+        self.peers = Peers(self.wire.bind(OUTCOMES), 1, Station())
+        self.outbox = Outbox(self.peers, self.journal, {"log": True, "store": True, "plc": False})
+
+    def close(self) -> None:
+        for wire in (*self.wires, self.wire):
+            wire.close()
+        self.journal.close()
+
+    def write(self, count: int) -> None:
+        parts = []
+        for _ in range(count):
+            part = Part(m.FrameKey("l", "c", 1, self.seq), 0.0, 1.0)
+            part.decision = Decision(Reason.NONE, 0.5, 0.1, 1.0, bundle="b")
+            self.seq += 1
+            parts.append(part)
+        self.journal.write(parts, {}, self.outbox.take_cursors())
+        self.turn()
+
+    def turn(self) -> None:
+        self.outbox.take()
+        self.outbox.pump(self.journal.last_row())
+
+    def sink(self, name: str, durable: bool = True) -> Sink:
+        self.wires.append(Wire(self.folder))
+        sink = Sink(self, self.wires[-1], name)
+        sink.say(m.SinkHello(name, durable, False))
+        return sink
+
+
+class Sink:
+    def __init__(self, bench: Bench, wire: Wire, name: str) -> None:
+        self.bench, self.wire, self.name = bench, wire, name
+        self.channel = wire.connect(OUTCOMES, name)
+        self.heard: list[m.Message | DecodeError] = []
+
+    def say(self, message: m.Message) -> None:
+        until = time.monotonic() + 3
+        while not self.channel.send(message):
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        self.turns()
+
+    def turns(self, seconds: float = 0.03, until: Callable[[], bool] = lambda: False) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not until():
+            self.bench.turn()
+            self.wire.wait(0.002)
+            self.heard += [r.message for r in self.channel.receive()]
+
+    def rows(self, count: int = 0) -> list[int]:
+        """Return the rows that have come, once there are `count` of them (or nothing more comes)."""
+
+        def found() -> list[int]:
+            return [o.row for o in self.heard if isinstance(o, m.Outcome)]
+
+        self.turns(3.0 if count else 0.05, lambda: bool(count) and len(found()) >= count)
+        self.turns()
+        return found()
+
+
+@pytest.fixture
+def bench(short_path: Path) -> Iterator[Bench]:
+    bench = Bench(short_path)
+    yield bench
+    bench.close()
+
+
+def test_a_durable_sink_gets_what_was_written_before_it_came(bench: Bench) -> None:
+    bench.write(5)
+    assert bench.sink("log").rows(5) == [1, 2, 3, 4, 5]
+
+
+def test_no_more_than_a_window_is_unacknowledged(bench: Bench) -> None:
+    bench.write(WINDOW + 50)
+    sink = bench.sink("log")
+    assert len(sink.rows(WINDOW)) == WINDOW
+    assert not bench.outbox.settled
+    sink.say(m.SinkAck("log", 40))
+    assert len(sink.rows(WINDOW + 40)) == WINDOW + 40
+    sink.say(m.SinkAck("log", WINDOW + 40))
+    assert sink.rows(WINDOW + 50) == list(range(1, WINDOW + 51)), "in order, nothing twice"
+    sink.say(m.SinkAck("log", WINDOW + 50))
+    assert bench.outbox.settled
+
+
+def test_a_sink_that_comes_back_gets_what_it_has_not_acknowledged(bench: Bench) -> None:
+    bench.write(5)
+    first = bench.sink("log")
+    assert len(first.rows(5)) == 5
+    first.say(m.SinkAck("log", 3))
+    assert bench.sink("log").rows(2) == [4, 5], "even when the cursor was not yet written"
+    bench.write(1)
+    bench.wire.close()
+    bench.open()
+    assert bench.sink("log").rows(3) == [4, 5, 6], "and after a restart of the hub"
+
+
+def test_every_sink_has_its_own_cursor(bench: Bench) -> None:
+    bench.write(2)
+    log, store = bench.sink("log"), bench.sink("store")
+    assert (log.rows(2), store.rows(2)) == ([1, 2], [1, 2])
+    log.say(m.SinkAck("log", 2))
+    bench.write(0)
+    assert (bench.journal.cursor("log"), bench.journal.cursor("store")) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "ack", [m.SinkAck("log", 99), m.SinkAck("log", 1), m.SinkAck("nobody", 2), m.SinkAck("log", 0)]
+)
+def test_an_acknowledgement_that_cannot_be_is_ignored(bench: Bench, ack: m.SinkAck) -> None:
+    bench.write(2)
+    sink = bench.sink("log")
+    assert len(sink.rows(2)) == 2
+    sink.say(m.SinkAck("log", 1))
+    bench.outbox.take_cursors()
+    sink.say(ack)
+    assert bench.outbox.take_cursors() == {}
+    assert sink.rows() == [1, 2]
+
+
+def test_a_real_time_sink_gets_each_outcome_once_and_nothing_of_the_past(bench: Bench) -> None:
+    bench.write(3)
+    plc = bench.sink("plc", durable=False)
+    assert plc.rows() == []
+    [outcome] = bench.journal.after(2, 1)
+    bench.outbox.offer(outcome)
+    assert plc.rows(1) == [3]
+    assert bench.sink("plc", durable=False).rows() == [], "what it missed is not sent again"
+    assert bench.outbox.settled, "nobody waits for it"
+
+
+def test_a_guest_starts_at_the_newest_row_and_leaves_no_cursor(bench: Bench) -> None:
+    bench.write(3)
+    guest = bench.sink("bench")
+    bench.write(2)
+    assert guest.rows(2) == [4, 5]
+    guest.say(m.SinkAck("bench", 5))
+    assert bench.outbox.take_cursors() == {}
+
+
+def test_who_is_missing_or_unwell(bench: Bench) -> None:
+    assert bench.outbox.bad_sinks() == ("sink plc: is not connected",)
+    plc = bench.sink("plc", durable=False)
+    assert bench.outbox.bad_sinks() == ()
+    plc.say(m.SinkState("plc", False, "no heartbeat"))
+    assert bench.outbox.bad_sinks() == ("sink plc: no heartbeat",)
+    plc.say(m.SinkState("plc", True, ""))
+    assert bench.outbox.bad_sinks() == ()
+    plc.wire.close()
+    bench.wires.remove(plc.wire)
+    time.sleep(0.1)
+    bench.outbox.beat(STATE)
+    assert bench.outbox.bad_sinks() == ("sink plc: is not connected",)
+
+
+def test_a_durable_sink_that_cannot_write_holds_nobody_up(bench: Bench) -> None:
+    bench.write(2)
+    log = bench.sink("log")
+    assert not bench.outbox.settled
+    log.say(m.SinkState("log", False, "disk full"))
+    assert bench.outbox.settled
+    assert bench.outbox.bad_sinks() == ("sink plc: is not connected",)
+
+
+def test_a_sink_that_is_not_known_is_asked_to_say_hello(bench: Bench) -> None:
+    sink = bench.sink("log")
+    bench.outbox.beat(STATE)
+    sink.say(m.SinkState("store", True, ""))
+    assert [h.known for h in sink.heard if isinstance(h, m.HubHello)] == [False]
+    assert [h for h in sink.heard if isinstance(h, m.HubState)] == [STATE]
+
+
+def test_frames_are_copied_to_those_who_asked(bench: Bench) -> None:
+    assert not bench.outbox.wants_frames
+    sink, log = bench.sink("recorder"), bench.sink("log")
+    sink.say(m.SinkHello("recorder", True, True))
+    assert bench.outbox.wants_frames
+    frame = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (2, 2), "uint8", "gray", 1, "inline")
+    bench.outbox.tap(m.Tap(frame, b"1234"))
+    sink.turns(1.0, lambda: bool(sink.heard))
+    log.turns()
+    assert (sink.heard, log.heard) == ([m.Tap(frame, b"1234")], [])
+
+
+def test_three_malformed_messages_cut_a_peer_and_only_that_one(bench: Bench) -> None:
+    odd, fine = bench.sink("bench"), bench.sink("log")
+    for _ in range(STRIKES):
+        odd.channel.socket.send_multipart([b"\x01\x21", b"\xc1"])
+    odd.say(m.SinkHello("plc", False, False))
+    assert [type(h) for h in odd.heard] == [m.Refused]
+    assert bench.outbox.bad_sinks() == ("sink plc: is not connected",), "its hello was not heard"
+    fine.say(m.SinkHello("plc", False, False))
+    assert bench.outbox.bad_sinks() == ()
+
+
+def test_strikes_are_remembered_in_bounded_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("line_worker.hub.peers.REMEMBERED", 3)
+    for n in range(6):
+        sink = bench.sink(f"odd-{n}")
+        sink.channel.socket.send_multipart([b"rubbish"])
+        sink.turns()
+    assert len(bench.peers._strikes) == 3
