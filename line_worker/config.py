@@ -240,9 +240,7 @@ def load(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(str(path), [f"is not {path.suffix.lstrip('.').upper() or 'TOML'}: {error}"]) from error
     if not isinstance(raw, dict):
-        raise ConfigError(
-            str(path), ["holds no tables; start from the annotated line.toml in systemd/"]
-        )
+        raise ConfigError(str(path), ["holds no tables; start from the annotated line.toml in systemd/"])
     return parse(raw, where=str(path), base=path.resolve().parent)
 
 
