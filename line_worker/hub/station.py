@@ -73,8 +73,8 @@ class Station:
 
     def _well(self, facts: Facts) -> None:
         self._trouble_since = None
-        if facts.bad_sources or not facts.sources:
-            self.state = StationState.READY
-            self.cause = "; ".join(facts.bad_sources) or "no source has announced itself"
-        else:
-            self.state, self.cause = StationState.RUNNING, ""
+        trouble = "; ".join(facts.bad_sources)
+        if facts.sources <= len(facts.bad_sources):
+            self.state, self.cause = StationState.READY, trouble or "no source has announced itself"
+        else:  # a camera that gives no frames does not stop the others
+            self.state, self.cause = StationState.RUNNING, trouble
