@@ -65,6 +65,20 @@ def test_a_camera_without_frames_is_ready_not_running(station: Clocked) -> None:
     assert station.see() is S.RUNNING
 
 
+def test_a_camera_without_frames_does_not_stop_the_others(station: Clocked) -> None:
+    assert station.see(sources=2, bad_sources=("camera top: unplugged",)) is S.RUNNING
+    assert station.station.cause == "camera top: unplugged"
+    assert station.see(sources=2, bad_sources=("camera top: unplugged", "camera side: unplugged")) is S.READY
+
+
+def test_a_durable_sink_must_be_there_at_the_start_and_may_be_away_later(station: Clocked) -> None:
+    away = {"missing_sinks": ("sink log: is not connected",)}
+    assert station.see(**away) is S.SELFTEST
+    assert station.station.cause == "sink log: is not connected"
+    assert station.see() is S.RUNNING
+    assert station.see(**away) is S.RUNNING
+
+
 def test_stopping_comes_before_everything(station: Clocked) -> None:
     assert station.see(stopping=True, journal_error="x", workers=0) is S.STOPPED
 

@@ -1,0 +1,441 @@
+"""The hub's loop over real links, with peers that follow a script: what it asks, answers, refuses and survives."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from line_worker.config import Config, parse
+from line_worker.hub.ledger import MAX_GAP
+from line_worker.hub.run import Hub, active_bundle, memory_bound
+from line_worker.hub.sources import SILENT_S
+from line_worker.verdicts import Reason, StationState
+from line_worker.wire import messages as m
+from line_worker.wire.links import FRAMES, OUTCOMES, WORK, Link
+from line_worker.wire.sockets import Wire
+
+EPOCH = 1000
+
+
+def config_in(folder: Path, **cameras: Any) -> Config:
+    camera = {"name": "cam", "deadline_ms": 300, "window": 4, "max_frame_mb": 0.01, "source": {"kind": "synthetic"}}
+    return parse(
+        {
+            "line": {"name": "t", "runtime": str(folder / "run"), "data": str(folder / "data")},
+            "cameras": [camera | cameras],
+            "workers": {"bundle": "stub"},
+        }
+    )
+
+
+class Peer:
+    """One scripted end of a link; `heard` is what the hub has said to it."""
+
+    def __init__(self, rig: Rig, link: Link, name: str) -> None:
+        self._rig = rig
+        self.wire = Wire(rig.config.line.runtime, frame_bytes=rig.config.frame_bytes)
+        self._channel = self.wire.connect(link, name)
+        self.heard: list[Any] = []
+
+    def say(self, *messages: m.Message) -> None:
+        until = time.monotonic() + 3
+        for message in messages:
+            while not self._channel.send(message):
+                assert time.monotonic() < until
+                time.sleep(0.002)
+
+    def listen(self) -> None:
+        self.heard += [received.message for received in self._channel.receive()]
+
+    def got(self, kind: type[Any]) -> list[Any]:
+        return [message for message in self.heard if isinstance(message, kind)]
+
+    def hears(self, kind: type[Any], count: int = 1) -> list[Any]:
+        """Turn the hub until this peer has heard `count` messages of `kind`."""
+        self._rig.until(lambda: len(self.got(kind)) >= count)
+        return self.got(kind)
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        self.config = config_in(folder)
+        self.config.line.runtime.mkdir(exist_ok=True)
+        self.peers: list[Peer] = []
+        self.hub = Hub(self.config, time.monotonic())
+        self.sink = self.peer(OUTCOMES, "watcher")
+        self.sink.say(m.SinkHello("watcher", False, False))
+
+    def peer(self, link: Link, name: str) -> Peer:
+        self.peers.append(Peer(self, link, name))
+        return self.peers[-1]
+
+    def source(self, epoch: int = EPOCH) -> Peer:
+        source = self.peer(FRAMES, "source")
+        source.say(m.SourceHello("cam", epoch, 0), m.SourceAlive("cam", epoch, 0, True, ""))
+        return source
+
+    def worker(self, session: int = 1, credits: int = 4, stall_ms: float = 10_000.0, bundle: str = "stub") -> Peer:
+        worker = self.peer(WORK, f"worker-{session}")
+        worker.say(m.WorkerHello(f"worker-{session}", session, credits, bundle, stall_ms, "cpu"))
+        return worker
+
+    def running(self, **worker: Any) -> tuple[Peer, Peer]:
+        """Return a source and a worker of a line that runs."""
+        source, work = self.source(), self.worker(**worker)
+        self.until(lambda: self.hub.station.state is StationState.RUNNING)
+        return source, work
+
+    def turn(self) -> None:
+        self.hub.wait(time.monotonic())
+        self.hub.turn(time.monotonic())
+        for peer in self.peers:
+            peer.listen()
+
+    def turns(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.turn()
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        end = time.monotonic() + 3
+        while not ready():
+            assert time.monotonic() < end, "this never happens"
+            self.turn()
+
+    def outcomes(self, count: int) -> dict[int, Reason]:
+        """Return what the sink was shown, by sequence number, in the order in which it came."""
+        shown = self.sink.hears(m.Outcome, count)
+        return {outcome.key.seq: Reason(outcome.reason) for outcome in shown}
+
+    def restart(self) -> None:
+        """Kill the hub, start another one on the same journal."""
+        self.hub.close()
+        self.hub = Hub(self.config, time.monotonic())
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.wire.close()
+        self.hub.close()
+
+
+@pytest.fixture
+def rig(short_path: Path) -> Iterator[Rig]:
+    rig = Rig(short_path)
+    yield rig
+    rig.close()
+    assert not list(rig.config.line.runtime.iterdir()), "no socket file stays"
+
+
+def frame(seq: int, epoch: int = EPOCH, **changes: Any) -> m.Frame:
+    fields: dict[str, Any] = {"shape": (2, 2), "dtype": "uint8", "colour": "gray", "checksum": seq, "place": "ring"}
+    fields |= {"age_ms": 0.0, "deadline_ms": 300.0}
+    return m.Frame(m.FrameKey("t", "cam", epoch, seq), **fields | changes)
+
+
+def answer(lease: m.Lease, session: int = 1, **changes: Any) -> m.Result:
+    fields: dict[str, Any] = {"reason": 0, "score": 0.1, "threshold": 1.0, "bundle": "stub", "regions": ()}
+    fields |= {"key": lease.frame.key, "lease": lease.lease, "session": session, "stages": {"stub": 1.0}}
+    return m.Result(**fields | {"checksum": lease.frame.checksum} | changes)
+
+
+def test_a_part_goes_all_the_way(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0, part_id="A1", place="inline", pixels=b"1234"))
+    [lease] = worker.hears(m.Lease)
+    assert (lease.pixels, lease.attempt, lease.frame.pixels) == (b"1234", 1, b"")
+    assert 200 < lease.slack_ms <= 300
+    worker.say(answer(lease))
+    [outcome] = rig.sink.hears(m.Outcome)
+    assert (outcome.verdict, outcome.part_id, outcome.worker, outcome.row) == ("PASS", "A1", "worker-1", 1)
+    assert 0 < outcome.left_ms < 300
+    assert source.hears(m.FrameDone) == [m.FrameDone("cam", EPOCH, (0,))]
+    rig.turns(0.1)
+    state = rig.sink.got(m.HubState)[-1]
+    assert (state.counts, state.open_parts, state.workers) == ({"PASS": 1, "FAIL": 0, "NO_DECISION": 0}, 0, 1)
+
+
+def test_nothing_passes_before_the_station_runs(rig: Rig) -> None:
+    worker = rig.worker()
+    source = rig.peer(FRAMES, "source")
+    source.say(m.SourceHello("cam", EPOCH, 0), m.SourceAlive("cam", EPOCH, 0, False, "no picture yet"))
+    rig.until(lambda: rig.hub.station.state is StationState.READY)
+    source.say(frame(0))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    assert rig.outcomes(1) == {0: Reason.NOT_RUNNING}
+    assert rig.hub.station.cause == "camera cam: no picture yet"
+
+
+def test_without_a_worker_a_part_is_decided_at_its_deadline(rig: Rig) -> None:
+    source = rig.source()
+    start = time.monotonic()
+    source.say(frame(0))
+    assert rig.outcomes(1) == {0: Reason.NO_WORKER}
+    assert 0.28 < time.monotonic() - start < 0.4
+
+
+def test_a_killed_worker_s_parts_go_to_another_one(rig: Rig) -> None:
+    source, first = rig.running(session=1)
+    source.say(frame(0), frame(1))
+    first.hears(m.Lease, 2)
+    second = rig.worker(session=2)
+    first.wire.close()
+    rig.peers.remove(first)
+    [lease] = second.hears(m.Lease)
+    assert (lease.attempt, len(rig.hub.workers)) == (2, 1)
+    second.say(answer(lease, 2))
+    [_, other] = second.hears(m.Lease, 2)
+    second.say(answer(other, 2))
+    assert rig.outcomes(2) == {0: Reason.NONE, 1: Reason.NONE}
+
+
+def test_workers_that_die_idle_poison_nothing(rig: Rig) -> None:
+    source, first = rig.running(session=1)
+    second = rig.worker(session=2)
+    rig.until(lambda: len(rig.hub.workers) == 2)
+    for worker in (first, second):
+        worker.wire.close()
+        rig.peers.remove(worker)
+    time.sleep(0.05)
+    source.say(frame(0))
+    assert rig.outcomes(1) == {0: Reason.NO_WORKER}, "it has never been with either of them"
+
+
+def test_two_workers_lost_with_a_part_are_poison(rig: Rig) -> None:
+    source, worker = rig.running(session=1)
+    source.say(frame(0, deadline_ms=5000.0))
+    for session in (2, 3):
+        worker.hears(m.Lease)
+        worker.wire.close()
+        rig.peers.remove(worker)
+        if session == 2:
+            worker = rig.worker(session=2)
+    assert rig.outcomes(1) == {0: Reason.POISON}
+
+
+def test_a_worker_without_progress_is_expelled_and_may_come_back(rig: Rig) -> None:
+    source, worker = rig.running(stall_ms=100.0)
+    source.say(frame(0))
+    [lease] = worker.hears(m.Lease)
+    [refused] = worker.hears(m.Refused)
+    assert "no progress" in refused.why
+    assert len(rig.hub.workers) == 0
+    worker.say(answer(lease))
+    rig.turns(0.03)
+    assert worker.got(m.HubHello)[-1].known is False, "its late answer: it does not know yet"
+    worker.say(m.WorkerHello("worker-1", 7, 4, "stub", 10_000.0, "cpu"))
+    [_, again] = worker.hears(m.Lease, 2)
+    worker.say(answer(lease), answer(again, session=7))
+    assert rig.outcomes(1) == {0: Reason.NONE}
+    assert rig.hub.ledger.counts["late_result"] == 2
+
+
+def test_a_worker_that_begins_a_new_session_has_one_seat(rig: Rig) -> None:
+    source, worker = rig.running(session=1, stall_ms=150.0)
+    worker.say(m.WorkerHello("worker-1", 2, 4, "stub", 10_000.0, "cpu"))
+    rig.turns(0.3)
+    assert len(rig.hub.workers) == 1
+    assert not worker.got(m.Refused), "its old session does not stall"
+    source.say(frame(0))
+    worker.say(answer(worker.hears(m.Lease)[0], session=2))
+    assert rig.outcomes(1) == {0: Reason.NONE}
+
+
+def test_a_worker_that_leaves_in_good_order_gives_its_parts_back(rig: Rig) -> None:
+    source, worker = rig.running()
+    for session in range(2, 5):
+        source.say(frame(session - 2, deadline_ms=5000.0))
+        worker.hears(m.Lease)
+        worker.say(m.WorkerBye(session - 1))
+        worker = rig.worker(session=session)
+    assert len(worker.hears(m.Lease, 3)) == 3
+    assert all(part.lost == 0 for part in rig.hub.ledger.epochs["cam", EPOCH].parts.values())
+
+
+def test_another_bundle_is_refused(rig: Rig) -> None:
+    worker = rig.worker(bundle="other")
+    [refused] = worker.hears(m.Refused)
+    assert "bundle other is not the active one (stub)" in refused.why
+    assert len(rig.hub.workers) == 0
+
+
+@pytest.mark.parametrize("lie", [{"checksum": 99}, {"bundle": "other"}, {"lease": 99}, {"session": 99}])
+def test_a_result_that_does_not_fit_is_never_an_outcome(rig: Rig, lie: dict[str, Any]) -> None:
+    source, worker = rig.running()
+    source.say(frame(0))
+    worker.say(answer(worker.hears(m.Lease)[0], **lie))
+    assert rig.outcomes(1) == {0: Reason.DEADLINE}
+
+
+def test_a_source_that_the_hub_has_forgotten_is_asked_to_say_hello(rig: Rig) -> None:
+    source, worker = rig.running()
+    rig.turns(SILENT_S + 0.2)
+    assert rig.hub.station.state is StationState.READY, "it has fallen silent"
+    source.heard.clear()
+    source.say(frame(0))
+    assert source.hears(m.HubHello)[0].known is False
+    source.say(m.SourceHello("cam", EPOCH, 1), frame(0, age_ms=50.0), m.SourceAlive("cam", EPOCH, 1, True, ""))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    assert list(rig.outcomes(1)) == [0]
+
+
+def test_a_restarted_source_is_not_told_to_forget_what_the_old_one_had(rig: Rig) -> None:
+    """Frames of both epochs have the same sequence numbers; an acknowledgement names its epoch."""
+    source, worker = rig.running()
+    source.say(frame(0), frame(1))
+    leases = worker.hears(m.Lease, 2)
+    source.wire.close()
+    rig.peers.remove(source)
+    new = rig.source(EPOCH + 1)
+    new.say(frame(0, EPOCH + 1), frame(1, EPOCH + 1))
+    worker.hears(m.Lease, 4)
+    worker.say(*(answer(lease) for lease in leases))
+    rig.outcomes(2)
+    rig.turns(0.05)
+    assert {done.epoch for done in new.got(m.FrameDone)} <= {EPOCH}
+    worker.say(*(answer(lease) for lease in worker.got(m.Lease)[2:]))
+    rig.until(lambda: m.FrameDone("cam", EPOCH + 1, (0, 1)) in new.heard)
+
+
+def test_an_older_source_of_the_same_camera_is_refused_while_the_newer_one_lives(rig: Rig) -> None:
+    newer, _ = rig.running()
+    older = rig.source(EPOCH - 1)
+    assert "newer source" in older.hears(m.Refused)[0].why
+    newer.say(frame(0))
+    assert newer.hears(m.FrameDone), "it is still heard"
+    rig.turns(SILENT_S + 0.1)
+    older.heard.clear()
+    older.say(m.SourceHello("cam", EPOCH - 1, 0))
+    older.hears(m.HubHello)
+    assert not older.got(m.Refused), "the clock was set back, and the newer one is gone"
+
+
+def test_an_unknown_camera_is_refused(rig: Rig) -> None:
+    stranger = rig.peer(FRAMES, "stranger")
+    stranger.say(m.SourceHello("moon", 1, 0))
+    assert "camera 'moon' is not in this line's configuration" in stranger.hears(m.Refused)[0].why
+
+
+@pytest.mark.parametrize(
+    "jump",
+    [frame(MAX_GAP + 5), m.SourceAlive("cam", EPOCH, 2**62, True, ""), m.SourceAlive("cam", EPOCH, 5000, True, "")],
+)
+def test_a_jump_too_far_ends_the_epoch_and_is_not_booked(rig: Rig, jump: m.Message) -> None:
+    source, _ = rig.running()
+    source.say(frame(0), jump)
+    [refused] = source.hears(m.Refused)
+    assert refused.old_epoch == EPOCH
+    rig.outcomes(1)
+    rig.turns(0.1)
+    rig.restart()
+    assert [(e.epoch, e.next_seq) for e in rig.hub.journal.open_epochs()] == [(EPOCH, 1)]
+
+
+def test_gaps_at_the_end_are_booked_when_the_source_says_goodbye(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    source.say(m.SourceBye("cam", EPOCH, 3))
+    assert rig.outcomes(3) == {0: Reason.NONE, 1: Reason.GAP, 2: Reason.GAP}
+    rig.until(lambda: rig.hub.station.state is StationState.READY)
+
+
+def test_a_frame_sent_again_after_its_outcome_is_acknowledged_again(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    source.hears(m.FrameDone)
+    source.say(frame(0))
+    assert source.hears(m.FrameDone, 2) == [m.FrameDone("cam", EPOCH, (0,))] * 2
+    assert len(rig.sink.got(m.Outcome)) == 1
+
+
+def test_a_malformed_announcement_becomes_a_gap(rig: Rig) -> None:
+    source, worker = rig.running()
+    source._channel.socket.send_multipart([b"\x01\x02", b"\xc1", b""])
+    source.say(frame(1))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    assert rig.outcomes(2) == {0: Reason.GAP, 1: Reason.NONE}
+
+
+def test_a_hub_that_is_killed_continues_where_it_was(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(*(frame(seq, deadline_ms=300.0) for seq in range(3)))
+    leases = worker.hears(m.Lease, 3)
+    worker.say(answer(leases[1]))
+    rig.until(lambda: rig.hub.journal.last_row() == 1)
+    rig.turns(0.06)
+    rig.restart()
+    assert (rig.hub.ledger.open_parts, rig.hub.ledger.counts["PASS"]) == (2, 1)
+    rig.sink.say(m.SinkHello("watcher", False, False))
+    worker.say(answer(leases[0]))
+    assert worker.hears(m.HubHello)[-1].instance != rig.hub.instance
+    rig.until(lambda: worker.got(m.HubHello)[-1].instance == rig.hub.instance)
+    assert worker.got(m.HubHello)[-1].known is False
+    worker.say(m.WorkerHello("worker-1", 2, 4, "stub", 10_000.0, "cpu"))
+    source.say(m.SourceHello("cam", EPOCH, 3), m.SourceAlive("cam", EPOCH, 3, True, ""))
+    rig.until(lambda: rig.hub.station.state is StationState.RUNNING)
+    worker.heard.clear()
+    source.say(frame(0, age_ms=100.0), frame(1, age_ms=100.0))
+    worker.say(answer(worker.hears(m.Lease)[0], session=2))
+    assert rig.outcomes(2) == {0: Reason.NONE, 2: Reason.RESTART}, "1 stands in the journal and is not shown again"
+    rig.turns(0.1)
+    assert {seq for done in source.got(m.FrameDone) for seq in done.seqs} == {0, 1, 2}
+    assert rig.hub.ledger.counts == {"PASS": 2, "NO_DECISION": 1, "late_result": 1, "duplicate": 1}
+
+
+def test_a_journal_that_cannot_be_written_lets_nothing_pass_and_catches_up(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0))
+    [lease] = worker.hears(m.Lease)
+    with contextlib.closing(sqlite3.connect(rig.config.journal_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        worker.say(answer(lease))
+        assert rig.outcomes(1) == {0: Reason.JOURNAL}
+        rig.until(lambda: rig.hub.station.state is StationState.FAULT)
+        other.execute("ROLLBACK")
+    rig.until(lambda: rig.hub.station.state is StationState.RUNNING)
+    assert [o.reason for o in rig.hub.journal.after(0, 10)] == [Reason.JOURNAL]
+    assert source.hears(m.FrameDone) == [m.FrameDone("cam", EPOCH, (0,))]
+
+
+def test_stopping_settles_what_is_open_and_shows_it(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0, deadline_ms=60_000.0))
+    worker.hears(m.Lease)
+    rig.hub.stop()
+    source.say(frame(1))
+    assert rig.outcomes(2) == {0: Reason.SHUTDOWN, 1: Reason.SHUTDOWN}
+    assert rig.sink.hears(m.HubState)[-1].state == StationState.STOPPED
+
+
+def test_an_idle_hub_sleeps_until_its_next_beat(rig: Rig) -> None:
+    rig.running()
+    rig.turns(0.2)
+    turns, end = 0, time.monotonic() + 0.5
+    while time.monotonic() < end:
+        rig.hub.wait(time.monotonic())
+        rig.hub.turn(time.monotonic())
+        turns += 1
+    assert turns < 40
+
+
+def test_the_bundle_is_named_by_its_manifest(short_path: Path) -> None:
+    config = config_in(short_path)
+    assert active_bundle(config) == "stub"
+    folder = short_path / "b"
+    missing = config.model_copy(update={"workers": config.workers.model_copy(update={"bundle": folder})})
+    assert active_bundle(missing) == ""
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(b"{}")
+    assert active_bundle(missing) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+@pytest.mark.parametrize(("transport", "frames"), [("ring", 10), ("inline", 12)])
+def test_memory_has_a_bound(short_path: Path, transport: str, frames: int) -> None:
+    assert memory_bound(config_in(short_path, transport=transport)) == frames * 10_000
