@@ -84,9 +84,10 @@ class Hub:
         beat = now - self._beat_at >= BEAT_S
         self._record(beat=beat)
         self._release()
+        self._update_station(now)
         if beat:
             self._beat_at = now
-            self._show_state(now)
+            self._show_state()
 
     def _record(self, *, beat: bool) -> None:
         """Write what was decided; without its row nothing passes."""
@@ -103,9 +104,12 @@ class Hub:
         self.sources.send_done()
         self.outbox.pump(self.books.newest_row)
 
-    def _show_state(self, now: float) -> None:
+    def _update_station(self, now: float) -> None:
+        """Follow the facts in every turn: a worker that has just come back may answer before the next beat."""
         if self.station.update(self._facts(), now):
             log.info("station", state=self.station.state.name, cause=self.station.cause)
+
+    def _show_state(self) -> None:
         self._beat += 1
         self.outbox.beat(
             HubState(
