@@ -1,5 +1,9 @@
 """Accuracy on a category in MVTec AD's layout: how well good and bad parts, and their pixels, are told apart.
 
+judge        test images, and good images that training has not seen, one by one as on the line
+figures_of   what these judgements amount to
+accuracy     both; `bench.splits` does it for many bundles
+
 The bundle's own threshold decides, as on the line; a part without a decision is a reject. Image scores and maps are
 judged beside it without any threshold. Nothing here is chosen by looking at the test images.
 """
@@ -9,6 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,51 +76,77 @@ def _samples(category: Path) -> Iterator[Sample]:
 
 
 def accuracy(
-    bundle: Bundle, category: Path, device: str = "cpu", progress: Progress = lambda stage, share: None
+    bundle: Bundle,
+    category: Path,
+    device: str = "cpu",
+    progress: Progress = lambda stage, share: None,
+    held_out: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Judge the test images of `category` with `bundle` and return the figures, ready for JSON.
+    """Judge the test images of `category`, and good images that were held out of training, with `bundle`.
 
-    image_auroc, pixel_auroc, au_pro: threshold-free. accuracy, false_reject, escape: at the bundle's threshold, shares.
-    auroc_heldout_good: out-of-fold scores of the training images against the bad test images. ms_per_part: median from
-    pixels to verdict. per_defect: images, escape and AUROC of each kind. pixel figures are None without ground truth.
+    Returns the figures of `figures_of`, with the bundle's sha under bundle, ready for JSON.
     """
     inspection = Inspection.from_bundle(bundle, device)
     todo = samples(category)
-    inspection.inspect([read_image(todo[0].path)])  # warm-up
+    unseen = [Sample(path, "", None) for path in held_out]
+    judged = judge(inspection, [*todo, *unseen], progress)
+    tested, apart = judged[: len(todo)], judged[len(todo) :]
+    crossed = np.array(list(bundle.manifest["calibration"]["scores"].values()))
+    return {**figures_of(tested, apart, crossed), "bundle": bundle.sha}
+
+
+def judge(inspection: Inspection, todo: Sequence[Sample], progress: Progress) -> list[Judgement]:
+    """Judge each sample alone, after one for warming up."""
+    inspection.inspect([read_image(todo[0].path)])
     judged = []
     for sample in todo:
         judged.append(_judge(inspection, sample))
         progress("inspect", len(judged) / len(todo))
-    good, bad = [j for j in judged if not j.sample.defect], [j for j in judged if j.sample.defect]
-    held_out = np.array(list(bundle.manifest["calibration"]["scores"].values()))
+    return judged
+
+
+def figures_of(
+    tested: Sequence[Judgement], held_out: Sequence[Judgement], crossed: NDArray[np.float64]
+) -> dict[str, Any]:
+    """Return the figures of test images, ready for JSON.
+
+    image_auroc, pixel_auroc, au_pro: threshold-free; the pixel figures are None without ground truth. accuracy,
+    false_reject, escape: at the bundle's threshold, shares. auroc_heldout_good: `held_out` good images against the bad
+    test images, or without any the cross-fitted scores of the training images, `crossed`. false_reject_heldout: share
+    of `held_out` that is rejected, None without any. ms_per_part: median from pixels to verdict. undecided, images: of
+    the test images. per_defect: images, escape and AUROC of each kind.
+    """
+    good, bad = [j for j in tested if not j.sample.defect], [j for j in tested if j.sample.defect]
     return {
         "image_auroc": metrics.auroc(_scores(good), _scores(bad)),
-        **_pixel_figures(judged),
-        "accuracy": float(np.mean([j.rejected == bool(j.sample.defect) for j in judged])),
+        **_pixel_figures(tested),
+        "accuracy": float(np.mean([j.rejected == bool(j.sample.defect) for j in tested])),
         "false_reject": float(np.mean([j.rejected for j in good])),
         "escape": float(np.mean([not j.rejected for j in bad])),
-        "auroc_heldout_good": metrics.auroc(held_out, _scores(bad)),
-        "ms_per_part": float(np.median([j.ms for j in judged])),
-        "undecided": sum(j.undecided for j in judged),
-        "images": len(judged),
+        "auroc_heldout_good": metrics.auroc(_scores(held_out) if held_out else crossed, _scores(bad)),
+        "false_reject_heldout": float(np.mean([j.rejected for j in held_out])) if held_out else None,
+        "ms_per_part": float(np.median([j.ms for j in tested])),
+        "undecided": sum(j.undecided for j in tested),
+        "images": len(tested),
         "per_defect": {defect: _of_defect(defect, good, bad) for defect in sorted({j.sample.defect for j in bad})},
-        "bundle": bundle.sha,
     }
 
 
-def compare(category: Path, minutes: float, threads: int, seed: int, progress: Progress) -> dict[str, dict[str, Any]]:
+def compare(
+    category: Path, minutes: float | None, threads: int, seed: int, device: str, progress: Progress
+) -> dict[str, dict[str, Any]]:
     """Train the classic method with and without segmentation and return the figures of both, by name."""
-    from calib.train import TrainOptions, train
+    from calib.options import TrainOptions
+    from calib.train import train
 
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, (locate, pose)) in enumerate(COMPARED.items()):
             place = Path(folder) / f"{number}.bundle"
-            options = TrainOptions(
-                category, place, locate=locate, pose=pose, minutes=minutes, threads=threads, seed=seed
-            )
+            options = TrainOptions(category, place, locate, pose, "classic", threads=threads, seed=seed)
+            options = options if minutes is None else replace(options, minutes=minutes)
             trained = train(options, lambda stage, share, name=name: progress(f"{name}: {stage}", share))  # type: ignore[misc]
-            figures[name] = accuracy(trained.bundle, category, progress=progress)
+            figures[name] = accuracy(trained.bundle, category, device, progress)
     return figures
 
 

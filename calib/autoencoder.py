@@ -1,36 +1,25 @@
-"""Trains the autoencoder: the final one and one for each fold, side by side and in step.
-
-The limit comes from what the fold models say about good images that they have not seen, so they must be as well trained
-as the final one. All models therefore take the same number of steps on the same schedule: each is one task of one
-thread at a time, which on a CPU is faster than many threads on one, and gives the same bits every time. The number of
-steps follows from the time allowed and a nominal speed, not from the clock, so that a seed means something; only a
-machine too slow for it shortens all of them alike, never below STEPS_MIN, and says so.
-"""
+"""Trains the classic autoencoder: the final one and one for each fold (see schedule.py)."""
 
 from __future__ import annotations
 
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from pytorch_msssim import MS_SSIM
 from torch import Tensor, nn
 
-from line_worker.vision.reconstruct import PIXELS, SHORTEST, Autoencoder
+from calib.schedule import STEPS_MIN, learning_rate, run_together
+from line_worker.vision.classic import PIXELS, SHORTEST, Autoencoder
 
 BATCH = 4
-RATE, RATE_END, DECAY, WARM_UP = 2e-3, 1e-5, 1e-5, 5  # AdamW: cosine from RATE to RATE_END after WARM_UP steps
+DECAY, WARM_UP = 1e-5, 5
 MSE_WEIGHT, OUTSIDE_WEIGHT = 20.0, 0.05
 WINDOW = 7  # of MS-SSIM
 SHIFT, BRIGHTNESS = 2, 0.03  # augmentation: pixels either way, share either way
 FIRST_WEIGHT = 0.3  # the last layer starts small: the first picture is the mean part
-ROUND = 5  # steps that every model takes before the clock is looked at
-STEPS_MIN, STEPS_MAX, STEPS_WANTED = 40, 800, 150
+STEPS_MAX, STEPS_WANTED = 800, 150
 SECONDS_PER_PIXEL = 1.7e-6  # nominal, forward and backward on one thread of a 2-core cloud machine
 NORM_BATCHES = 10  # over which BatchNorm's statistics are averaged at the end
 
@@ -79,40 +68,9 @@ def train_together(
     images: float32 (N, C, h, w) in 0..1. visible: (1, 1, h, w), where the error counts in full. deadline: of
     time.monotonic(); the schedule of all is shortened when they would not be done by then.
     """
-    started = time.monotonic()
     runs = [_Run(images, visible.float(), fit, seed, k) for k, fit in enumerate(fits)]
-    done, planned, cut = 0, steps, False
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        while done < planned:
-            until = min(done + ROUND, planned)
-            for finished in [pool.submit(run.advance, done, until, planned) for run in runs]:
-                finished.result()
-            done = until
-            planned = min(steps, max(_affordable(done, started, deadline), STEPS_MIN))  # a slow minute may pass again
-            cut |= planned < steps
-            progress(done / planned)
-        list(pool.map(_Run.settle, runs))
-    return Trained([run.net for run in runs], done, cut)
-
-
-def _affordable(done: int, started: float, deadline: float) -> int:
-    """Return the steps that will have been taken by `deadline` at the speed so far."""
-    now = time.monotonic()
-    if math.isinf(deadline):
-        return sys.maxsize
-    per_step = (now - started) / done
-    return done + max(0, int((deadline - now) / per_step))
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Let torch use one thread for each operation, so that several tasks share the processor and bits do not vary."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    taken = run_together(runs, steps, deadline, threads, progress)
+    return Trained([run.net for run in runs], *taken)
 
 
 class _Run:
@@ -122,7 +80,7 @@ class _Run:
         self.images, self.visible, self.fit = images, visible, fit
         self.dice = torch.Generator().manual_seed(1000 * seed + number)
         self.net: Autoencoder = _fresh(images, fit, seed)
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), RATE, weight_decay=DECAY)
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), weight_decay=DECAY)
         self.ms_ssim = MS_SSIM(data_range=1.0, channel=images.shape[1], win_size=WINDOW)
 
     def advance(self, start: int, stop: int, planned: int) -> None:
@@ -130,7 +88,7 @@ class _Run:
         self.net.train()
         for step in range(start, stop):
             for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(step, planned)
+                group["lr"] = learning_rate(step, planned, WARM_UP)
             x, visible = self._batch()
             loss = self._loss(self.net(x), x, visible)
             self.optimiser.zero_grad()
@@ -163,12 +121,6 @@ class _Run:
         mse = (square * visible).mean() / visible.mean() + OUTSIDE_WEIGHT * square.mean()
         loss: Tensor = MSE_WEIGHT * mse + (1 - self.ms_ssim(y, x))
         return loss
-
-
-def learning_rate(step: int, planned: int) -> float:
-    """Return the rate of a step: a short warm-up, then half a cosine."""
-    cosine = 0.5 * (1 + math.cos(math.pi * step / planned))
-    return min(1.0, (step + 1) / WARM_UP) * (RATE * cosine + RATE_END)
 
 
 def _fresh(images: Tensor, fit: Tensor, seed: int) -> Autoencoder:

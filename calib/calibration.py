@@ -1,29 +1,23 @@
-"""From fold models to a limit: every good image is judged by a model and by statistics that have not seen it.
-
-Cross-fitting (5 folds) gives each good image an error map from a model trained on the others; the zones it is compared
-with leave it out as well. Each model also has a level of its own, its usual error on images that it was trained on: it
-is taken off and the final model's put in its place, or a final model that came out a little worse than the others, as
-one in six does, would reject good parts for it. What remains shared is the pose template, learned from all images.
-"""
+"""From held-out error maps to a limit: each good image is judged by a model and by statistics that have not seen it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from calib.autoencoder import single_threaded
-from line_worker.vision import score
+from calib.fitting import Fitted
+from calib.zoning import Drawn
+from line_worker.errors import DatasetError
+from line_worker.vision import adaptive, score
+from line_worker.vision.adaptive import Adaptive
+from line_worker.vision.cells import batch
 from line_worker.vision.decide import Limit, fixed_limit, quantile_limit
-from line_worker.vision.reconstruct import Classic
 from line_worker.vision.score import Rule, Zones
-
-FOLDS = 5
-LEVEL_IMAGES = 48
 
 
 class Calibration(NamedTuple):
@@ -31,65 +25,79 @@ class Calibration(NamedTuple):
 
     zones: Zones
     rule: Rule
+    adaptive: Adaptive | None
     limit: Limit
     scores: list[float]
     decisions: Tensor
+    notes: tuple[str, ...]
 
 
-def split(count: int, seed: int) -> list[Tensor]:
-    """Return FOLDS index tensors that hold each of `count` images once, in an order drawn from `seed`."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return [order[k::FOLDS] for k in range(FOLDS)]
-
-
-def rest(fold: Tensor, count: int) -> Tensor:
-    """Return the indices that are not in `fold`, ascending."""
-    inside = torch.zeros(count, dtype=torch.bool)
-    inside[fold] = True
-    return torch.nonzero(~inside)[:, 0]
-
-
-def out_of_fold(stages: Sequence[Classic], folds: Sequence[Tensor], prepared: Tensor, threads: int) -> Tensor:
-    """Return both errors (N, 2, rows, cols) that the final model would give each image, had it not seen it.
-
-    stages: one per fold, and the final one last. An error below 0 is cut off.
-    """
-    count = len(prepared)
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        levels = list(pool.map(lambda job: _level(*job), zip(stages, _fits(folds, count), repeat(prepared))))
-        held_out = list(pool.map(lambda job: _errors(*job), zip(stages, folds, repeat(prepared))))
-    errors = torch.empty(count, *levels[-1].shape)
-    for fold, level, found in zip(folds, levels, held_out, strict=False):
-        errors[fold] = (found - level + levels[-1]).clamp(min=0)
-    return errors
-
-
-def _fits(folds: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Return what each model was trained on: the rest of each fold, and everything."""
-    return [*(rest(fold, count) for fold in folds), torch.arange(count)]
-
-
-def _level(stage: Classic, fit: Tensor, prepared: Tensor) -> Tensor:
-    """Return a model's usual errors (2, rows, cols) on images that it was trained on."""
-    return _errors(stage, fit[:: -(-len(fit) // LEVEL_IMAGES)], prepared).mean(0)
-
-
-@torch.inference_mode()
-def _errors(stage: Classic, chosen: Tensor, prepared: Tensor) -> Tensor:
-    """Return both errors (n, 2, rows, cols) of the chosen images, one at a time as on the line."""
-    return torch.cat([stage.errors(prepared[i][None]) for i in chosen])
-
-
-def usual_weights(errors: Tensor, mask: Tensor) -> Tensor:
-    """Return the factors (2,) that make both errors (N, 2, rows, cols) count alike, and the usual sum of both 1."""
-    return 0.5 / errors[:, :, mask].mean((0, 2)).clamp(min=1e-6)
-
-
-def calibrate(errors: Tensor, mask: Tensor, rule: str, false_reject: float) -> Calibration:
-    """Learn zones, rule and limit from good parts' out-of-fold error maps (N, rows, cols)."""
-    apart = score.held_out(errors, mask)
-    fitted = score.learn_rule(rule, errors, apart, mask)
-    decisions = torch.cat([score.decision_map(e[None], z, fitted) for e, z in zip(errors, apart, strict=True)])
+def calibrate(
+    fitted: Fitted,
+    canonicals: Sequence[NDArray[np.float32]],
+    rule: str,
+    false_reject: float,
+    drawn: Drawn | None = None,
+) -> Calibration:
+    """Learn zones, rule and limit from good parts' out-of-fold error maps."""
+    errors, flat, mask = fitted.errors, fitted.flat, fitted.final.mask
+    if drawn is not None:
+        mask = mask & ~drawn.ignored
+    zones, apart = score.learn_zones(errors, mask, flat), score.held_out(errors, mask, flat)
+    context, expected = _context(rule, canonicals, errors, zones, apart)
+    made = score.learn_rule(rule, errors, apart, expected)
+    decisions = torch.cat(
+        [score.decision_map(e[None], z, made, x) for e, z, x in zip(errors, apart, expected, strict=True)]
+    )
+    if drawn is not None and drawn.targets:
+        weight = _weights(decisions, drawn, mask, false_reject)
+        zones, decisions = zones._replace(weight=weight), decisions * weight
     scores = [float(value) for value in score.scores(decisions)]
     limit = fixed_limit(scores, score.CLASSIC_LIMIT) if rule == "classic" else quantile_limit(scores, false_reject)
-    return Calibration(score.learn_zones(errors, mask), fitted, limit, scores, decisions)
+    return Calibration(zones, made, context, limit, scores, decisions, _notes(made, limit))
+
+
+def _context(
+    rule: str, canonicals: Sequence[NDArray[np.float32]], errors: Tensor, zones: Zones, apart: Sequence[Zones]
+) -> tuple[Adaptive | None, list[Tensor | None]]:
+    """Return the regression of the rule adaptive, and what it expects of each image; nothing for other rules."""
+    if rule != "adaptive":
+        return None, [None] * len(errors)
+    textures = torch.cat([adaptive.texture(batch([canonical]), zones.mask) for canonical in canonicals])
+    z = torch.cat([score.standardise(e[None], own) for e, own in zip(errors, apart, strict=True)])
+    context = adaptive.learn(z, zones.mu, textures, zones.mask)
+    return context, [context.expected(one[None], own.mu) for one, own in zip(textures, apart, strict=True)]
+
+
+def _weights(decisions: Tensor, drawn: Drawn, mask: Tensor, false_reject: float) -> Tensor:
+    """Return the factor of each cell that makes one threshold right for all zones, (rows, cols).
+
+    The part's own limit is that of the cells without a target; a zone with a target is stretched until its limit there
+    is the same number.
+    """
+    common = mask.clone()
+    for cells, _ in drawn.targets:
+        common &= ~cells
+    weight = torch.ones(mask.shape)
+    limit = _limit(decisions, common if bool(common.any()) else mask, false_reject)
+    for cells, target in drawn.targets:
+        weight[cells] = limit / _limit(decisions, cells, target)
+    return weight
+
+
+def _limit(decisions: Tensor, cells: Tensor, false_reject: float) -> float:
+    threshold = quantile_limit(decisions[:, cells].amax(1).tolist(), false_reject).threshold
+    if threshold <= 0:
+        raise DatasetError(
+            f"the limit of a zone with the false-reject target {false_reject:g} is {threshold:.3g}, not above 0: the "
+            "zone is too small or the target too large. Nothing was written; draw it larger or choose a smaller target"
+        )
+    return threshold
+
+
+def _notes(rule: Rule, limit: Limit) -> tuple[str, ...]:
+    if rule.name == "deviation":
+        return (
+            f"Neighbours are compared at a distance of {rule.radius} cells, at which a small blob stands out most.",
+        )
+    return ()

@@ -52,14 +52,21 @@ def find_images(folder: Path) -> list[Path]:
     return found
 
 
-def load(folder: Path, threads: int = 1, progress: Callable[[float], None] = lambda _: None) -> Dataset:
-    """Read the good images under `folder`.
+def load(
+    folder: Path,
+    threads: int = 1,
+    progress: Callable[[float], None] = lambda _: None,
+    exclude: Path | None = None,
+) -> Dataset:
+    """Read the good images under `folder`, but those that the text file `exclude` names, one a line.
 
     Raises DatasetError that names every image that cannot be read and every one of another size, channel count or bit
     depth than most, and when fewer than MINIMUM are usable.
     """
     folder = good_folder(folder)
     paths = find_images(folder)
+    if exclude is not None:
+        paths = _without(paths, exclude)
     if len(paths) < MINIMUM:
         raise _too_few(folder, len(paths))
     with ThreadPoolExecutor(threads) as pool:
@@ -69,6 +76,19 @@ def load(folder: Path, threads: int = 1, progress: Callable[[float], None] = lam
             progress(len(read) / len(paths))
     names = [path.name for path in paths]
     return Dataset(folder, names, _checked(folder, names, read))
+
+
+def _without(paths: Sequence[Path], exclude: Path) -> list[Path]:
+    """Return the paths whose names `exclude` does not hold; raises DatasetError for a name that nothing bears."""
+    lines = (line.partition("#")[0].strip() for line in exclude.read_text("utf-8").splitlines())
+    names = {line for line in lines if line}
+    unknown = sorted(names - {path.name for path in paths})
+    if unknown:
+        raise DatasetError(
+            f"{exclude}: names {len(unknown)} file(s) that are not among the good images "
+            f"({', '.join(unknown[:LISTED])}). Nothing was learned; correct the names, one a line"
+        )
+    return [path for path in paths if path.name not in names]
 
 
 def _read(path: Path) -> Image | ImageError:

@@ -39,7 +39,9 @@ th { color: var(--soft); font-weight: 500; }
 <section><h2>How often it will reject a good part</h2>$rejects$histogram
 <p class="soft">Every good image was scored by a network and by statistics that had not seen it, so these scores are
 what new good parts can be expected to get.</p></section>
-<section><h2>What it will reject</h2>$rule</section>
+<section><h2>What it will reject</h2>$rule<ul>$chosen</ul></section>
+$power
+$bad
 <section><h2>What it learned, zone by zone</h2>
 <p>The part is divided into small zones. Each has its own usual error and its own spread: a thread or a textured face is
 allowed more than a plain surface. A defect is easiest to see where both are small (dark).</p>

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib import figures
-from calib.calibration import Calibration
+from calib import figures, power_figure
+from calib.fitting import FOLDS
+from calib.learned import Learned
 from calib.page import PAGE, figure, picture, row, scale
 from line_worker import __version__
 from line_worker.vision.decide import images_needed
@@ -23,35 +22,29 @@ RULES = {
     "the limit allows.",
     "classic": "A part fails when the error of one of its most conspicuous patches differs from its neighbours by more "
     "than three standard deviations of what good parts reach.",
+    "adaptive": "A part fails when the error of any zone is further above what is usual there, given the texture that "
+    "the picture shows there, than the limit allows.",
 }
-
-
-class Learned(NamedTuple):
-    """What the report is made of: the manifest's sections and the good parts, in one order."""
-
-    sections: Mapping[str, Any]
-    names: Sequence[str]
-    canonicals: Sequence[NDArray[np.float32]]
-    mean: NDArray[np.float32]  # canonical, the average part
-    calibrated: Calibration
-    title: str
 
 
 def render(learned: Learned) -> str:
     """Return the report as one self-contained HTML page."""
     c = learned.calibrated
     order = list(np.argsort(c.scores))
-    low, high = (float(v) for v in np.percentile(learned.mean, [0.5, 99.5]))
-    shades = min(low, 0.9 * high), max(high, 1.0 if learned.sections["settings"]["locate"] == "background" else high)
-    wide = learned.mean.shape[1] > 1.6 * learned.mean.shape[0]
+    low, high = (float(v) for v in np.percentile(learned.chosen.rectifier.mean, [0.5, 99.5]))
+    shades = min(low, 0.9 * high), max(high, 1.0 if learned.chosen.locate == "background" else high)
+    wide = learned.chosen.rectifier.mean.shape[1] > 1.6 * learned.chosen.rectifier.mean.shape[0]
     return PAGE.substitute(
-        title=escape(learned.title),
+        title=escape(learned.options.out.stem),
         subtitle=_subtitle(learned),
         figures=_figures(learned),
         rejects=_rejects(learned),
         histogram=figures.histogram(c.scores, c.limit.threshold),
         rule=f"<p>{RULES[c.rule.name]} {_unlike()}</p>",
         zones=_zones(learned, shades),
+        chosen="".join(f"<li>{escape(note)}</li>" for note in learned.notes()),
+        power=_power(learned, shades),
+        bad=_bad(learned),
         suspicious=_suspicious(learned),
         worst=_gallery(learned, order[::-1][:SHOWN], shades),
         best=_gallery(learned, order[:SHOWN], shades),
@@ -63,11 +56,10 @@ def render(learned: Learned) -> str:
 
 
 def _subtitle(learned: Learned) -> str:
-    shape = learned.sections["input"]["shape"]
+    shape = learned.data.images[0].shape
     kind = "colour" if len(shape) == 3 else "gray"
-    return (
-        f"Learned from {len(learned.names)} images of good parts, {shape[1]} x {shape[0]} {kind}. No bad part was used."
-    )
+    size = f"{shape[1]} x {shape[0]} {kind}"
+    return f"Learned from {len(learned.names)} images of good parts, {size}. No bad part was used to set the limit."
 
 
 def _figures(learned: Learned) -> str:
@@ -82,7 +74,7 @@ def _figures(learned: Learned) -> str:
 
 
 def _rejects(learned: Learned) -> str:
-    limit, target = learned.calibrated.limit, learned.sections["settings"]["false_reject"]
+    limit, target = learned.calibrated.limit, learned.options.false_reject
     text = (
         f"<p>You asked for at most {100 * target:g} % false rejects. The limit is set so that about "
         f"{1000 * limit.expected:.0f} of 1000 good parts are rejected. With {limit.images} images the true figure is, "
@@ -94,10 +86,10 @@ def _rejects(learned: Learned) -> str:
             f'<p class="warn">{limit.images} images are too few to promise {100 * target:g} %: it takes at least '
             f"{images_needed(target)}. The limit is the largest score of a good image.</p>"
         )
-    if learned.sections["calibration"]["cut"]:
+    if learned.fitted.cut:
         text += (
             '<p class="warn">The time allowed was too short for this machine, which was slow or busy: training ended '
-            f"after {learned.sections['calibration']['steps']} steps. More time makes a sharper limit, and one that "
+            f"after {learned.fitted.steps} steps. More time makes a sharper limit, and one that "
             "the same seed gives again.</p>"
         )
     return text
@@ -113,17 +105,56 @@ def _unlike() -> str:
 def _zones(learned: Learned, shades: tuple[float, float]) -> str:
     zones = learned.calibrated.zones
     mask = zones.mask.numpy()
-    size = figures.thumbnail_size(learned.mean.shape[0], learned.mean.shape[1])
-    cells = [picture(figures.uri(figures.part(learned.mean, *shades)), "<b>The mean part</b>")]
-    planes = {
-        "Usual error": (zones.mu, "1 is the average over the part"),
-        "Spread of the error": (zones.sigma, "from one good part to the next"),
-        "Error at which the zone fails the part": (zones.limit(learned.calibrated.limit.threshold), "by the zone rule"),
-    }
-    for name, (plane, note) in planes.items():
-        heat, low, high = figures.heat(plane.numpy(), mask, size)
-        cells.append(picture(figures.uri(heat), f"<b>{name}</b>, {note}{scale(low, high)}"))
+    size = figures.thumbnail_size(learned.chosen.rectifier.mean.shape[0], learned.chosen.rectifier.mean.shape[1])
+    cells = [picture(figures.uri(figures.part(learned.chosen.rectifier.mean, *shades)), "<b>The mean part</b>")]
+    limits = zones.limit(learned.calibrated.limit.threshold, learned.calibrated.rule)
+    for k, what in enumerate(_maps_of(learned)):
+        planes = {
+            "Usual error": (zones.mu[k], "of good parts"),
+            "Spread of the error": (zones.sigma[k], "from one good part to the next"),
+            "Error at which the zone fails the part": (limits[0, k], "by the zone rule"),
+        }
+        for name, (plane, note) in planes.items():
+            heat, low, high = figures.heat(plane.numpy(), mask, size)
+            cells.append(picture(figures.uri(heat), f"<b>{name}</b>{what}, {note}{scale(low, high)}"))
     return "".join(cells)
+
+
+def _maps_of(learned: Learned) -> list[str]:
+    """Return what each error map is called where there are several."""
+    branches = list(learned.fitted.final.meta().get("branches", {}))
+    return [f" ({name})" for name in branches] if len(branches) > 1 else [""]
+
+
+def _power(learned: Learned, shades: tuple[float, float]) -> str:
+    """Return the section on painted defects, "" when none were painted."""
+    if learned.power is None:
+        return ""
+    rectifier = learned.chosen.rectifier
+    middle = learned.straight.canonicals[int(np.argsort(learned.calibrated.scores)[len(learned.names) // 2])]
+    dice = np.random.default_rng(learned.options.seed)
+    sheet = power_figure.examples(dice, middle, rectifier.template_mask, shades, rectifier.scale)
+    return (
+        "<section><h2>What it would find: painted defects</h2><p>Defects were painted on good parts that the judging "
+        f"model had not seen. They are no real ones, but say what size and contrast this line can see.</p>"
+        f"{power_figure.render(learned.power)}{picture(figures.uri(sheet), 'What was painted, circled.')}</section>"
+    )
+
+
+def _bad(learned: Learned) -> str:
+    """Return the section on the user's own bad parts, "" when none were given."""
+    if learned.bad is None:
+        return ""
+    passed = [name for name, (_, reason) in learned.bad.items() if reason == "NONE"]
+    rows = "".join(
+        row(escape(name), f"{'-' if value is None else format(value, '.2f')} {'PASS' if reason == 'NONE' else reason}")
+        for name, (value, reason) in sorted(learned.bad.items(), key=lambda item: item[1][0] or 0.0)[:40]
+    )
+    return (
+        f"<section><h2>Your bad parts</h2><p>{len(learned.bad) - len(passed)} of {len(learned.bad)} are rejected, "
+        f"{len(passed)} would escape. They were not used to set the limit. The lowest scores first:</p>"
+        f"<table>{rows}</table></section>"
+    )
 
 
 def _suspicious(learned: Learned) -> str:
@@ -131,8 +162,9 @@ def _suspicious(learned: Learned) -> str:
     if not above:
         return "None lies above the limit. Red marks what is most unusual about them."
     return (
-        f"{above} lie above the limit and would be rejected. Look at them first: if one is not a good part, take its "
-        "image out of the folder and train again, and the limit becomes sharper. Red marks what is unusual."
+        f"{above} lie above the limit and would be rejected. Look at them first: if one is not a good part, write "
+        "its name into a file and train again with --exclude FILE, and the limit becomes sharper. Red marks what is "
+        "unusual."
     )
 
 
@@ -141,7 +173,7 @@ def _gallery(learned: Learned, chosen: Sequence[int], shades: tuple[float, float
 
 
 def _marked(learned: Learned, i: int, shades: tuple[float, float]) -> figures.Picture:
-    part = figures.part(learned.canonicals[i], *shades)
+    part = figures.part(learned.straight.canonicals[i], *shades)
     return figures.marked(part, learned.calibrated.decisions[i].numpy(), learned.calibrated.limit.threshold)
 
 
@@ -155,7 +187,7 @@ def _maps(learned: Learned, chosen: Sequence[int], shades: tuple[float, float]) 
     mask = learned.calibrated.zones.mask.numpy()
     cells = []
     for i in chosen:
-        part = figures.part(learned.canonicals[i], *shades)
+        part = figures.part(learned.straight.canonicals[i], *shades)
         size = part.shape[1], part.shape[0]
         heat, low, high = figures.heat(learned.calibrated.decisions[i].numpy(), mask, size)
         cells += [picture(figures.uri(part), _caption(learned, i)), picture(figures.uri(heat), scale(low, high))]
@@ -163,7 +195,7 @@ def _maps(learned: Learned, chosen: Sequence[int], shades: tuple[float, float]) 
 
 
 def _undecided(learned: Learned) -> str:
-    undecided = learned.sections["calibration"]["undecided"]
+    undecided = learned.straight.undecided
     if not undecided:
         return ""
     listed = "".join(row(escape(name), reason) for name, reason in list(undecided.items())[:20])
@@ -174,7 +206,7 @@ def _undecided(learned: Learned) -> str:
 
 
 def _settings(learned: Learned) -> str:
-    made = {**learned.sections["settings"], **{k: learned.sections["calibration"][k] for k in ("folds", "steps")}}
-    grid = learned.sections["reconstruct"]["size"]
-    made |= {"working grid": f"{grid[1]} x {grid[0]}", "line-worker": __version__}
+    made = learned.sections()["settings"] | {"folds": FOLDS, "steps": learned.fitted.steps}
+    rows, cols = learned.calibrated.zones.mask.shape
+    made |= {"cells": f"{cols} x {rows}", "line-worker": __version__}
     return "".join(row(escape(name.replace("_", " ")), escape(str(value))) for name, value in made.items())

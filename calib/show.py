@@ -15,6 +15,10 @@ def show(result: TrainResult, console: Console) -> None:
     per_thousand = f"{1000 * limit.expected:.0f} (95 %: {1000 * limit.low:.0f} to {1000 * limit.high:.0f})"
     console.print(f"[bold]{path}[/] learned from {result.images} good images in {result.seconds:.0f} s")
     console.print(f"   limit {limit.threshold:.3f}; of 1,000 good parts it will reject about {per_thousand}")
+    for note in result.notes:
+        console.print(f"   {note}", highlight=False)
+    if result.power is not None:
+        console.print(f"   {result.power.summary()}", highlight=False)
     if result.undecided:
         names = ", ".join(f"{name} ({why})" for name, why in list(result.undecided.items())[:NAMED])
         console.print(f"   [yellow]{len(result.undecided)} good image(s) get no verdict:[/] {names}")

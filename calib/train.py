@@ -1,82 +1,44 @@
 """Train: a folder of good images becomes a bundle with its report.
 
-read -> learn the pose -> straighten -> train the autoencoder, five fold models and the final one -> statistics and
-limit from images that the models had not seen -> golden images -> report -> bundle, written whole or not at all.
+read -> choose and learn the pose -> straighten -> fit the method, five times without a fifth of the images and once
+with all -> statistics and limit from images that the models had not seen -> painted defects and, where there are any,
+bad parts -> golden images -> report -> bundle, written whole or not at all.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from calib import autoencoder, calibration, dataset, report
-from calib.calibration import Calibration
+from calib import bad, calibration, choosing, classic, dataset, deep, zoning
+from calib import power as painted
+from calib import report as page
+from calib.choosing import Chosen
 from calib.dataset import Dataset
-from line_worker.bundle import Arrays, Bundle, Golden, check_place, write_bundle
-from line_worker.errors import ConfigError, DatasetError
-from line_worker.images import encode_png
+from calib.fitting import Fitted, Settings
+from calib.learned import Learned, Straightened
+from calib.options import TrainOptions
+from calib.power import Power
+from line_worker.bundle import Bundle, check_place, write_bundle
+from line_worker.errors import DatasetError
 from line_worker.verdicts import Reason
-from line_worker.vision import reconstruct
+from line_worker.vision import sanity
+from line_worker.vision.cells import batch
 from line_worker.vision.decide import Limit
-from line_worker.vision.inspection import Inspection
-from line_worker.vision.reconstruct import Classic, Preparation
 from line_worker.vision.rectify import Rectified, Rectifier
-from line_worker.vision.score import RULES
+from line_worker.vision.sanity import Commissioned
+from line_worker.vision.score import scores
+from line_worker.vision.standard import Standard
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "locate": ("background", "full"),
-    "pose": ("none", "translate", "rigid"),
-    "reconstruct": tuple(reconstruct.METHODS),
-    "rule": RULES,
-}
-NETWORK_SHARE = 0.60  # of the time allowed, at the nominal speed: pose, scoring and a slower hour need the rest
-DEADLINE_SHARE = 0.82  # of the time allowed, after which networks stop
-DARK, BRIGHT = 0.1, 99.9  # percentiles of the good parts' pixels that set the autoencoder's range
-SAMPLED = 64  # images they are taken from
-GOLDEN = 5
+NETWORK_SHARE = 0.50  # of the time allowed, at the nominal speed: all else and a slower hour need the rest
+DEADLINE_SHARE = 0.85  # of the time allowed, after which networks stop
+DARK, BRIGHT = 0.5, 99.5  # percentiles of good parts' pixels between which defects are painted
 
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What `train` is asked for; `steps` and `pixels` override what `minutes` would give (for tests and the demo)."""
-
-    good: Path
-    out: Path
-    locate: str = "background"
-    pose: str = "rigid"
-    reconstruct: str = "classic"
-    rule: str = "zone"
-    false_reject: float = 0.02
-    minutes: float = 8.0
-    seed: int = 0
-    threads: int = 2
-    steps: int | None = None
-    pixels: int | None = None
-
-    def problems(self) -> list[str]:
-        """Return what is wrong, one line each."""
-        wrong = [
-            f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}"
-            for name, allowed in CHOICES.items()
-            if getattr(self, name) not in allowed
-        ]
-        if not 0 < self.false_reject < 0.5:
-            wrong.append(f"false_reject {self.false_reject} is not a share between 0 and 0.5")
-        if not self.minutes > 0:
-            wrong.append(f"minutes {self.minutes} is not more than 0")
-        if self.threads < 1:
-            wrong.append(f"threads {self.threads} is not at least 1")
-        return wrong
 
 
 class TrainResult(NamedTuple):
@@ -87,17 +49,11 @@ class TrainResult(NamedTuple):
     images: int
     undecided: dict[str, str]
     suspicious: list[tuple[str, float]]  # good images above the limit, worst first, with their scores
+    notes: tuple[str, ...]
+    power: Power | None
     steps: int
     cut: bool
     seconds: float
-
-
-class Straightened(NamedTuple):
-    """The good images as the network sees them; indices are into the dataset."""
-
-    usable: list[int]
-    canonicals: list[NDArray[np.float32]]
-    undecided: dict[str, str]
 
 
 def train(options: TrainOptions, progress: Progress = lambda stage, share: None) -> TrainResult:
@@ -106,36 +62,77 @@ def train(options: TrainOptions, progress: Progress = lambda stage, share: None)
     Raises ConfigError for options, DatasetError for images, BundleError for a place that must not be overwritten.
     """
     started = time.monotonic()
-    if options.problems():
-        raise ConfigError("train", options.problems())
+    options.check()
+    zoning.parse(options.zone)
     check_place(options.out)
-    data = dataset.load(options.good, options.threads, lambda share: progress("read images", share))
-    rectifier = Rectifier.learn(
-        data.images,
-        locate=options.locate,  # type: ignore[arg-type]  # checked above
-        pose=options.pose,  # type: ignore[arg-type]
-        names=data.names,
-        progress=lambda share: progress("learn the pose", share),
+    learned = learn(options, started, progress)
+    inspection = learned.inspection()
+    bundle = write_bundle(
+        options.out, learned.sections(), learned.arrays(), learned.golden(inspection), page.render(learned)
     )
-    straight = _straighten(rectifier, data, lambda share: progress("straighten", share))
-    stages, folds, trained, prepared = _train_networks(options, rectifier, straight, started, progress)
-    final, calibrated = _calibrate(options, stages, folds, prepared)
-    progress("find the limit", 1.0)
-    inspection = Inspection(rectifier, final, calibrated.zones, calibrated.rule, calibrated.limit.threshold)
-    golden = _golden(inspection, data, straight, calibrated)
-    sections = _sections(options, data, rectifier, final, calibrated, straight, trained)
-    page = _report(options, data, rectifier, straight, calibrated, sections)
     progress("report", 1.0)
-    arrays = _arrays(rectifier, final, calibrated)
-    bundle = write_bundle(options.out, sections, arrays, golden, page)
-    return _result(bundle, data, calibrated, straight, trained, time.monotonic() - started)
+    return result(learned, bundle, time.monotonic() - started)
 
 
-def _straighten(rectifier: Rectifier, data: Dataset, progress: Callable[[float], None]) -> Straightened:
-    """Return the canonical pictures of the good images that can be judged; raises DatasetError when too few can."""
+def learn(options: TrainOptions, started: float, progress: Progress) -> Learned:
+    """Return everything that is learned from the good images."""
+
+    def tell(stage: str) -> Callable[[float], None]:
+        return lambda share: progress(stage, share)
+
+    data = dataset.load(options.good, options.threads, tell("read images"), options.exclude)
+    chosen = choosing.choose(data.images, data.names, options.locate, options.pose, tell("learn the pose"))
+    straight, commissioned = straighten(chosen.rectifier, data, tell("straighten"))
+    fitted = _fit(options, chosen.rectifier, straight, started, progress)
+    return finish(options, data, chosen, straight, fitted, commissioned, progress)
+
+
+def finish(
+    options: TrainOptions,
+    data: Dataset,
+    chosen: Chosen,
+    straight: Straightened,
+    fitted: Fitted,
+    commissioned: Commissioned,
+    progress: Progress,
+) -> Learned:
+    """Return what follows from a fitted method: limit, power, and how it judges the user's bad parts."""
+
+    def tell(stage: str) -> Callable[[float], None]:
+        return lambda share: progress(stage, share)
+
+    drawn = None if options.zones is None else zoning.read(options.zones, options.zone, fitted.final.mask)
+    calibrated = calibration.calibrate(fitted, straight.canonicals, options.rule, options.false_reject, drawn)
+    progress("find the limit", 1.0)
+    standard = Standard(
+        calibrated.zones,
+        calibrated.rule,
+        calibrated.limit.threshold,
+        sorted(calibrated.scores),
+        calibrated.adaptive,
+        commissioned,
+    )
+    found = _power(options, chosen.rectifier, straight, fitted, standard, tell("paint defects"))
+    learned = Learned(options, data, chosen, straight, fitted, calibrated, standard, found, None)
+    if options.bad is None:
+        return learned
+    return learned._replace(bad=bad.judge(options.bad, learned.inspection(), tell("judge bad parts")))
+
+
+def straighten(
+    rectifier: Rectifier, data: Dataset, progress: Callable[[float], None]
+) -> tuple[Straightened, Commissioned]:
+    """Return the canonical pictures of the good images that can be judged, and what such pictures are like.
+
+    Raises DatasetError when too few can be judged.
+    """
     parts: list[Rectified] = []
+    measures = []
     for image in data.images:
         parts.append(rectifier.rectify(image))
+        if parts[-1].reason is Reason.NONE:
+            canonical, mask = parts[-1].canonical, rectifier.template_mask
+            measures.append(sanity.measure(image, canonical, mask, rectifier.frame.white))
         progress(len(parts) / len(data.images))
     usable = [i for i, part in enumerate(parts) if part.reason is Reason.NONE]
     undecided = {data.names[i]: part.reason.name for i, part in enumerate(parts) if part.reason is not Reason.NONE}
@@ -145,132 +142,79 @@ def _straighten(rectifier: Rectifier, data: Dataset, progress: Callable[[float],
             f"({', '.join(f'{name}: {reason}' for name, reason in list(undecided.items())[:5])}, ...). Nothing was "
             "learned; check lighting and background, or try --pose none, or --locate full for texture"
         )
-    return Straightened(usable, [parts[i].canonical for i in usable], undecided)
+    straight = Straightened(usable, [parts[i].canonical for i in usable], undecided)
+    return straight, Commissioned.of(measures)
 
 
-def _train_networks(
+def _fit(
     options: TrainOptions, rectifier: Rectifier, straight: Straightened, started: float, progress: Progress
-) -> tuple[list[Classic], list[Tensor], autoencoder.Trained, Tensor]:
-    """Return a stage for each fold and, last, the final one, with the folds and the images on the working grid."""
-    count = len(straight.usable)
+) -> Fitted:
     seconds = 60 * options.minutes
-    plan = autoencoder.plan(NETWORK_SHARE * seconds, calibration.FOLDS + 1, options.threads)
-    plan = autoencoder.Plan(options.steps or plan.steps, options.pixels or plan.pixels)
-    preparation = _preparation(rectifier, straight.canonicals, plan.pixels)
-    prepared = _prepared(preparation, straight.canonicals)
-    folds = calibration.split(count, options.seed)
-    fits = [calibration.rest(fold, count) for fold in folds] + [torch.arange(count)]
-    trained = autoencoder.train_together(
-        prepared,
-        preparation.visible,
-        fits,
-        plan.steps,
+    settings = Settings(
+        options.method,
         options.seed,
-        deadline=started + DEADLINE_SHARE * seconds,
-        threads=options.threads,
-        progress=lambda share: progress("train", share),
+        options.threads,
+        started + DEADLINE_SHARE * seconds,
+        NETWORK_SHARE * seconds,
+        options.steps,
+        options.pixels,
+        options.backbone,
+        options.attention,
+        progress,
     )
-    stages = [Classic(preparation, reconstruct.fold(net), rectifier.template_mask).eval() for net in trained.nets]
-    return stages, folds, trained, prepared
+    fit = classic.fit if options.method == "classic" else deep.fit
+    return fit(settings, straight.canonicals, rectifier.template_mask)
 
 
-def _preparation(rectifier: Rectifier, canonicals: Sequence[NDArray[np.float32]], pixels: int) -> Preparation:
-    """Return the way to the working grid, its range set by the good parts' own darkest and brightest pixels."""
-    sample = np.stack(canonicals[:: -(-len(canonicals) // SAMPLED)])[:, rectifier.template_mask]
-    low, high = (float(value) for value in np.percentile(sample, [DARK, BRIGHT]))
-    size = reconstruct.working_size(*rectifier.size, pixels)
-    return Preparation(size, low, max(high, low + 1e-3), torch.from_numpy(rectifier.template_mask)).eval()
-
-
-@torch.inference_mode()
-def _prepared(preparation: Preparation, canonicals: Sequence[NDArray[np.float32]]) -> Tensor:
-    """Return the images on the working grid, one at a time so that each is what the line will see."""
-    return torch.cat([preparation(reconstruct.batch([canonical])) for canonical in canonicals])
-
-
-def _calibrate(
-    options: TrainOptions, stages: Sequence[Classic], folds: Sequence[Tensor], prepared: Tensor
-) -> tuple[Classic, Calibration]:
-    """Return the final stage, its error weights set, and the calibration from the fold models."""
-    final = stages[-1]
-    both = calibration.out_of_fold(stages, folds, prepared, options.threads)
-    final.weights.copy_(calibration.usual_weights(both, final.mask))
-    return final, calibration.calibrate(final.combine(both), final.mask, options.rule, options.false_reject)
-
-
-def _golden(inspection: Inspection, data: Dataset, straight: Straightened, calibrated: Calibration) -> list[Golden]:
-    """Return a handful of good images from the least to the most unusual, and one without a verdict if there is any."""
-    order = np.argsort(calibrated.scores)
-    chosen = [straight.usable[order[round(q)]] for q in np.linspace(0, len(order) - 1, GOLDEN)]
-    chosen += [data.names.index(name) for name in list(straight.undecided)[:1]]
-    goldens = []
-    for number, index in enumerate(chosen):
-        judged = inspection.inspect([data.images[index]])[0]
-        name = f"{number}_{Path(data.names[index]).stem}.png"
-        goldens.append(Golden(name, encode_png(data.images[index]), judged.reason, judged.score))
-    return goldens
-
-
-def _sections(
+def _power(
     options: TrainOptions,
-    data: Dataset,
-    rectifier: Rectifier,
-    final: Classic,
-    calibrated: Calibration,
-    straight: Straightened,
-    trained: autoencoder.Trained,
-) -> dict[str, Any]:
-    """Return the manifest's sections."""
-    settings = {name: value for name, value in asdict(options).items() if name not in ("good", "out")}
-    image = data.images[0]
-    names = [data.names[i] for i in straight.usable]
-    return {
-        "settings": settings,
-        "input": {"shape": list(image.shape), "dtype": str(image.dtype)},
-        "rectify": rectifier.meta(),
-        "reconstruct": final.meta(),
-        "rule": calibrated.rule._asdict(),
-        "threshold": calibrated.limit.threshold,
-        "calibration": {
-            "limit": calibrated.limit._asdict(),
-            "scores": dict(zip(names, calibrated.scores, strict=True)),
-            "undecided": straight.undecided,
-            "folds": calibration.FOLDS,
-            "steps": trained.steps,
-            "cut": trained.cut,
-        },
-    }
-
-
-def _report(
-    options: TrainOptions,
-    data: Dataset,
     rectifier: Rectifier,
     straight: Straightened,
-    calibrated: Calibration,
-    sections: dict[str, Any],
-) -> str:
-    names = [data.names[i] for i in straight.usable]
-    return report.render(
-        report.Learned(sections, names, straight.canonicals, rectifier.mean, calibrated, options.out.stem)
+    fitted: Fitted,
+    standard: Standard,
+    progress: Callable[[float], None],
+) -> Power | None:
+    """Return how often painted defects are found on pictures that the model judging them has not seen."""
+    if not options.repeats:
+        return None
+
+    def judge(canonicals: list[NDArray[np.float32]]) -> list[float]:
+        found = []
+        for canonical in canonicals:
+            picture = batch([canonical])
+            decision = standard.decisions(fitted.apart(picture), standard.expected(picture))
+            found.append(float(scores(decision)))
+        return found
+
+    unseen = [straight.canonicals[i] for i in fitted.held_out.tolist()]
+    dice = np.random.default_rng(options.seed)
+    return painted.power(
+        judge,  # type: ignore[arg-type]
+        unseen,
+        rectifier.template_mask,
+        span(rectifier),
+        standard.threshold,
+        dice,
+        options.repeats,
+        scale=rectifier.scale,
+        progress=progress,
     )
 
 
-def _arrays(rectifier: Rectifier, final: Classic, calibrated: Calibration) -> Arrays:
-    parts = {"rectify": rectifier.state(), "reconstruct": final.state(), "zones": calibrated.zones.state()}
-    return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+def span(rectifier: Rectifier) -> tuple[float, float]:
+    """Return the darkest and brightest that good parts usually are, in canonical values."""
+    low, high = np.percentile(rectifier.mean[rectifier.template_mask], [DARK, BRIGHT])
+    return float(low), float(max(high, low + 0.05))
 
 
-def _result(
-    bundle: Bundle,
-    data: Dataset,
-    calibrated: Calibration,
-    straight: Straightened,
-    trained: autoencoder.Trained,
-    seconds: float,
-) -> TrainResult:
-    scored = zip((data.names[i] for i in straight.usable), calibrated.scores, strict=True)
-    above = sorted((pair for pair in scored if pair[1] > calibrated.limit.threshold), key=lambda pair: -pair[1])
+def result(learned: Learned, bundle: Bundle, seconds: float) -> TrainResult:
+    """Return what the user is told of it."""
+    calibrated, fitted, straight = learned.calibrated, learned.fitted, learned.straight
+    limit = calibrated.limit
+    scored = zip(learned.names, calibrated.scores, strict=True)
+    above = sorted((pair for pair in scored if pair[1] > limit.threshold), key=lambda pair: -pair[1])
+    notes = tuple(bundle.manifest["calibration"]["notes"])
+    images = len(learned.data.images)
     return TrainResult(
-        bundle, calibrated.limit, len(data.images), straight.undecided, above, trained.steps, trained.cut, seconds
+        bundle, limit, images, straight.undecided, above, notes, learned.power, fitted.steps, fitted.cut, seconds
     )

@@ -35,7 +35,7 @@ from line_worker.errors import BundleError
 from line_worker.images import read_image
 from line_worker.verdicts import Reason
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, WEIGHTS, REPORT, GOLDEN = "manifest.json", "weights.safetensors", "report.html", "golden"
 GOLDEN_TOLERANCE = 1e-3  # of the larger of 1 and the score: other processors round differently
 SECTIONS: dict[str, type] = {
@@ -43,7 +43,7 @@ SECTIONS: dict[str, type] = {
     "input": dict,
     "rectify": dict,
     "reconstruct": dict,
-    "rule": dict,
+    "standard": dict,
     "threshold": float,
     "calibration": dict,
     "golden": list,

@@ -14,11 +14,13 @@ from typing import Annotated, Any
 import typer
 
 from line_worker import __version__
+from line_worker.cli_bundle import bundle_app
 from line_worker.errors import LineWorkerError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 bench_app = typer.Typer(help="Measure throughput, latency and accuracy.")
 app.add_typer(bench_app, name="bench")
+app.add_typer(bundle_app, name="bundle")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The line's configuration.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.")]
@@ -66,26 +68,72 @@ def demo(
 def train(
     good: Annotated[Path, typer.Argument(metavar="GOOD_DIR", help="Good images, or an MVTec-style category.")],
     out: Annotated[Path, typer.Option("--out", help="The bundle to write.")],
-    locate: Annotated[str, typer.Option(help="background | full")] = "background",
-    pose: Annotated[str, typer.Option(help="none | translate | rigid")] = "rigid",
-    reconstruct: Annotated[str, typer.Option(help="classic")] = "classic",
-    rule: Annotated[str, typer.Option(help="zone | deviation | classic")] = "zone",
+    locate: Annotated[str, typer.Option(help="auto | background | full")] = "auto",
+    pose: Annotated[str, typer.Option(help="auto | none | translate | rigid")] = "auto",
+    reconstruct: Annotated[str, typer.Option(help="auto (hybrid) | memory | feature | hybrid | classic")] = "auto",
+    rule: Annotated[str, typer.Option(help="zone | deviation | adaptive | classic")] = "zone",
     false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.02,
     minutes: Annotated[float, typer.Option(help="How long training may take.")] = 8.0,
+    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Names of good images to leave out.")] = None,
+    bad: Annotated[Path | None, typer.Option(metavar="DIR", help="Bad parts, reported on, never learned from.")] = None,
+    zones: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Labels drawn over the mean part.")] = None,
+    zone: Annotated[list[str] | None, typer.Option(metavar="LABEL=ignore|SHARE", help="What a label means.")] = None,
+    backbone: Annotated[Path | None, typer.Option(metavar="FILE", help="Your own weights (safetensors).")] = None,
+    attention: Annotated[bool, typer.Option(help="Whether the feature autoencoder looks over the whole part.")] = True,
+    repeats: Annotated[int, typer.Option(min=0, help="Painted defects of each kind, size and contrast.")] = 8,
     seed: Seed = 0,
     threads: Annotated[int, typer.Option(min=1)] = 2,
 ) -> int:
     """Learn what good parts look like; writes a bundle with its report."""
     from rich.console import Console
 
+    from calib.options import TrainOptions
     from calib.show import show
-    from calib.train import TrainOptions
     from calib.train import train as run
     from line_worker.progress import bars
 
-    options = TrainOptions(good, out, locate, pose, reconstruct, rule, false_reject, minutes, seed, threads)
+    options = TrainOptions(
+        good,
+        out,
+        locate,
+        pose,
+        reconstruct,
+        rule,
+        false_reject,
+        minutes,
+        seed,
+        threads,
+        backbone=backbone,
+        attention=attention,
+        exclude=exclude,
+        bad=bad,
+        zones=zones,
+        zone=tuple(zone or ()),
+        repeats=repeats,
+    )
     with bars() as report:
         result = run(options, report)
+    show(result, Console())
+    return 0
+
+
+@app.command()
+def recalibrate(
+    bundle: BundlePath,
+    good: Annotated[Path, typer.Argument(metavar="GOOD_DIR", help="Good images taken since it was trained.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; default: replaces BUNDLE.")] = None,
+    false_reject: Annotated[float | None, typer.Option(help="As in `train`; by default as it was.")] = None,
+) -> int:
+    """Set new limits from new good images, with the weights as they are."""
+    from rich.console import Console
+
+    from calib.recalibrate import recalibrate as run
+    from calib.show import show
+    from line_worker.bundle import Bundle
+    from line_worker.progress import bars
+
+    with bars() as report:
+        result = run(Bundle.load(bundle), good, out or bundle, false_reject, report)
     show(result, Console())
     return 0
 
@@ -278,27 +326,21 @@ def accuracy(
     category: Annotated[Path, typer.Argument(help="A category in the layout of MVTec AD.")],
     bundle: Annotated[Path | None, typer.Option(help="The bundle to judge with.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Train classic with and without segmentation.")] = False,
-    minutes: Annotated[float, typer.Option(help="Of each training with --compare.")] = 8.0,
+    splits: Annotated[int | None, typer.Option(min=1, help="Train on so many random splits.")] = None,
+    methods: Annotated[str, typer.Option(metavar="A,B,...", help="Ways to reconstruct, side by side.")] = "",
+    images: Annotated[int | None, typer.Option(min=1, help="Train on so many good images only.")] = None,
+    reference: Annotated[str, typer.Option(help="ganomaly: measure it beside (needs anomalib).")] = "",
+    minutes: Annotated[float | None, typer.Option(help="Of each training.")] = None,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
-    """Measure detection on the test images of an MVTec-style category."""
-    from bench import accuracy as bench_accuracy
-    from bench.show_accuracy import show_accuracy
-    from line_worker.bundle import Bundle
-    from line_worker.progress import bars
+    """Measure detection on the test images of an MVTec-style category, with a bundle or with methods trained here."""
+    from bench.show_accuracy import Asked, run
 
-    if compare == (bundle is not None):
-        raise typer.BadParameter("give either --bundle or --compare")
-    with bars() as report:
-        if bundle is not None:
-            figures = {bundle.stem: bench_accuracy.accuracy(Bundle.load(bundle), category, device, report)}
-        else:
-            figures = bench_accuracy.compare(category, minutes, threads, seed, report)
-    show_accuracy(figures, as_json=as_json)
-    return 0
+    asked = Asked(category, bundle, compare, splits, methods, images, reference, minutes, threads, seed, device)
+    return run(asked, as_json=as_json)
 
 
 # typer brings its own click, or an installed one, by version: its exceptions are reached through what typer exports

@@ -87,7 +87,8 @@ def draw_good(folder: Path, seed: int, count: int = GOOD_PARTS) -> None:
 
 
 def _train(folder: Path, seed: int, console: Console) -> Path:
-    from calib.train import TrainOptions, train
+    from calib.options import TrainOptions
+    from calib.train import train
 
     bundle = folder / "demo.bundle"
     with bars(console) as report:

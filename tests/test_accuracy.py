@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bench import accuracy as module
 from bench.accuracy import accuracy, samples
+from bench.show_accuracy import Asked, run, show
 from line_worker.bundle import Bundle
 from line_worker.errors import DatasetError
 from line_worker.images import save_png
@@ -40,6 +42,7 @@ def test_figures_on_drawn_parts(tiny_bundle, category):
     json.dumps(figures, allow_nan=False)
     assert figures["image_auroc"] >= 0.95
     assert figures["auroc_heldout_good"] >= 0.95
+    assert figures["false_reject_heldout"] is None
     assert figures["pixel_auroc"] > 0.8
     assert figures["au_pro"] > 0.5
     wrong = figures["false_reject"] * 8 + figures["escape"] * 8
@@ -49,6 +52,22 @@ def test_figures_on_drawn_parts(tiny_bundle, category):
     assert figures["per_defect"]["missing"]["images"] == 4
     assert 0 < figures["ms_per_part"] < 5000
     assert shares[-1] == 1.0
+
+
+def test_held_out_good_images_are_judged_apart_from_the_test_images(tiny_bundle, tmp_path):
+    bundle = Bundle.load(tiny_bundle)
+    rng = np.random.default_rng(33)
+    for kind, defect in {"good": "", "missing": "missing", "unseen": ""}.items():
+        (tmp_path / "test" / kind).mkdir(parents=True)
+        save_png(tmp_path / "test" / kind / "0.png", draw_part(rng, defect=defect, size=SIZE).image)
+    unseen = (tmp_path / "test" / "unseen").rename(tmp_path / "unseen")
+    save_png(unseen / "1.png", np.full(SIZE, 190, np.uint8))
+    plain = accuracy(bundle, tmp_path)
+    figures = accuracy(bundle, tmp_path, held_out=[unseen / "0.png", unseen / "1.png"])
+    assert figures["false_reject_heldout"] == 0.5  # the empty picture has no verdict, and is a reject
+    assert figures["auroc_heldout_good"] == 0.5  # it outranks the bad part, the good one does not
+    apart = ("false_reject_heldout", "auroc_heldout_good", "ms_per_part")
+    assert {k: v for k, v in figures.items() if k not in apart} == {k: v for k, v in plain.items() if k not in apart}
 
 
 def test_a_part_without_a_decision_is_a_reject_that_outranks_all(tiny_bundle, tmp_path):
@@ -83,20 +102,32 @@ def test_maps_lie_where_the_ground_truth_does(tiny_bundle, category):
 
 
 def test_compare_trains_both_ways(category, monkeypatch):
-    trained: list[tuple[str, str]] = []
+    trained: list[tuple[str, str, str, float]] = []
 
     class Result:
         bundle = "a bundle"
 
     def train(options, progress):
-        trained.append((options.locate, options.pose))
+        trained.append((options.locate, options.pose, options.reconstruct, options.minutes))
         progress("train", 1.0)
         return Result()
 
     monkeypatch.setattr("calib.train.train", train)
-    monkeypatch.setattr(module, "accuracy", lambda bundle, category, progress: {"image_auroc": len(trained)})
+    monkeypatch.setattr(module, "accuracy", lambda bundle, category, device, progress: {"image_auroc": len(trained)})
     stages: list[str] = []
-    rows = module.compare(category, 1.0, 1, 0, lambda stage, share: stages.append(stage))
-    assert trained == [("background", "rigid"), ("full", "none")]
+    rows = module.compare(category, 1.5, 1, 0, "cpu", lambda stage, share: stages.append(stage))
+    assert trained == [("background", "rigid", "classic", 1.5), ("full", "none", "classic", 1.5)]
     assert rows == {"segmented and aligned": {"image_auroc": 1}, "whole frame": {"image_auroc": 2}}
     assert stages == ["segmented and aligned: train", "whole frame: train"]
+
+
+def test_the_command_judges_with_a_bundle(tiny_bundle, category, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(Asked(category, tiny_bundle, device="cpu"), as_json=True) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["bundle"] == Bundle.load(tiny_bundle).sha
+    show({"tiny": [figures]}, (), "a note", Console())
+    said = capsys.readouterr().out
+    for words in ("image AUROC", "tiny", "escape, missing", "escape, pit", "a note"):
+        assert words in said
+    assert "±" not in said

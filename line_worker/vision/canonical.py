@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from line_worker.vision.background import FLOOR, LEVELS, Image, Plane, quadratic
 from line_worker.vision.geometry import Matrix, Pose, rotation
 
-LONG_SIDE = 1024  # the canonical picture is never larger
+LONG_SIDE = 1024  # the canonical picture is never longer
+PIXELS = 336 << 10  # nor larger: what a CPU looks at in time
 ALIGN = 32  # its sides are multiples of this, which convolutions like
 CELL = 16  # the background is evaluated on cells of this many pixels
 
 
 def canonical_size(width: float, height: float) -> tuple[tuple[int, int], float]:
     """Return (H, W) for a box of (width, height) pixels, rounded up to whole cells, and its pixels per image pixel."""
-    scale = min(1.0, LONG_SIDE / max(width, height))
+    scale = min(1.0, LONG_SIDE / max(width, height), (PIXELS / (width * height)) ** 0.5)
     rows, cols = (-int(-side * scale // ALIGN) * ALIGN for side in (height, width))
     return (rows, cols), scale
 

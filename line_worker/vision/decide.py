@@ -8,6 +8,7 @@ before the first part arrives.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -102,3 +103,11 @@ def _checked(scores: Sequence[float]) -> list[float]:
     if not scores or not all(math.isfinite(score) for score in scores):
         raise ValueError(f"a limit needs at least one score and only finite ones; got {len(scores)}")
     return sorted(float(score) for score in scores)
+
+
+def p_value(score: float, good: Sequence[float]) -> float:
+    """Return the conformal p-value: the chance that a good part scores this much or more (Vovk et al. 2005).
+
+    good: held-out scores of good parts, ascending. Small is unusual; with n scores it is never below 1 / (n + 1).
+    """
+    return (1 + len(good) - bisect.bisect_left(good, score)) / (len(good) + 1)

@@ -23,11 +23,15 @@ from torch import Tensor, nn
 
 from line_worker.errors import BundleError, ConfigError
 from line_worker.verdicts import Reason
-from line_worker.vision import reconstruct, score
-from line_worker.vision.crop import Box, Evidence, find_boxes
-from line_worker.vision.decide import decide
+from line_worker.vision import reconstruct
+from line_worker.vision.cells import batch
+from line_worker.vision.crop import Box, find_boxes
+from line_worker.vision.decide import decide, p_value
 from line_worker.vision.rectify import Rectified, Rectifier
-from line_worker.vision.score import Rule, Zones
+from line_worker.vision.runtime import choose, compile_openvino
+from line_worker.vision.sanity import measure
+from line_worker.vision.score import scores
+from line_worker.vision.standard import Standard
 
 Image = NDArray[np.uint8] | NDArray[np.uint16]
 Lap = Callable[[str], None]
@@ -38,7 +42,7 @@ class Calibrated(Protocol):
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """Sections rectify, reconstruct and rule, as the stages wrote them."""
+        """Sections rectify, reconstruct, standard and calibration, as the stages wrote them."""
         ...
 
     @property
@@ -55,8 +59,8 @@ class Inspected(NamedTuple):
     """What became of one image.
 
     reason: NONE (pass), ANOMALY (fail), or why there is no decision. score, threshold: in the rule's unit; score is
-    None when the part was not scored. anomaly: float32 (H, W), canonical, what was compared with the threshold.
-    matrix: float64 (2, 3), canonical pixel -> original pixel.
+    None when the part was not scored. p_value: the chance that a good part scores this much or more. anomaly: float32
+    (H, W), canonical, what was compared with the threshold. matrix: float64 (2, 3), canonical pixel -> original pixel.
     """
 
     reason: Reason
@@ -65,6 +69,16 @@ class Inspected(NamedTuple):
     boxes: tuple[Box, ...] = ()
     anomaly: NDArray[np.float32] | None = None
     matrix: NDArray[np.float64] | None = None
+    p_value: float | None = None
+
+
+class Judged(NamedTuple):
+    """One part's error maps (1, M, rows, cols), what its texture excuses, decision map (1, rows, cols), and score."""
+
+    errors: Tensor
+    expected: Tensor | None
+    decision: Tensor
+    value: float
 
 
 class Inspection:
@@ -74,83 +88,106 @@ class Inspection:
         self,
         rectifier: Rectifier,
         reconstructor: reconstruct.Reconstructor,
-        zones: Zones,
-        rule: Rule,
-        threshold: float,
+        standard: Standard,
         device: str = "cpu",
+        runtime: str = "torch",
     ) -> None:
         self.device = _device(device)
-        self.rectifier, self.rule, self.threshold = rectifier, rule, threshold
-        self.reconstructor = reconstructor
+        self.rectifier, self.reconstructor = rectifier, reconstructor
         if isinstance(reconstructor, nn.Module):
             reconstructor.to(self.device)
-        self.zones = zones.to(self.device)
+        self.standard = standard.to(self.device)
+        self.runtime = choose(runtime, self.device)
+        self._maps = self._compiled() if self.runtime == "openvino" else reconstructor
 
     @classmethod
-    def from_bundle(cls, bundle: Calibrated, device: str = "cpu") -> Inspection:
+    def from_bundle(cls, bundle: Calibrated, device: str = "cpu", runtime: str = "torch") -> Inspection:
         """Make an inspection of what is in `bundle` on `device` (auto, cpu, cuda, cuda:1, ...).
 
-        Raises BundleError when the parts of the bundle do not fit together, ConfigError for a device that is not here.
+        runtime: auto, torch or openvino, see runtime.py. Raises BundleError when the parts of the bundle do not fit
+        together, ConfigError for a device or a runtime that is not here.
         """
         m = bundle.manifest
         try:
             rectifier = Rectifier.from_state(bundle.part("rectify"), m["rectify"])
             reconstructor = reconstruct.load(m["reconstruct"], bundle.part("reconstruct"))
-            zones, rule = Zones.make(bundle.part("zones")), Rule(**m["rule"])
+            good = list(m["calibration"]["scores"].values())
+            standard = Standard.make(m["standard"], bundle.part("standard"), bundle.threshold, good)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise BundleError(
                 f"the bundle's parts do not fit together ({type(error).__name__}: {error}). "
                 "It cannot judge parts; train it again with this version"
             ) from error
-        return cls(rectifier, reconstructor, zones, rule, bundle.threshold, device)
+        return cls(rectifier, reconstructor, standard, device, runtime)
 
     def inspect(self, images: Sequence[Image], lap: Lap | None = None) -> list[Inspected]:
         """Judge `images`, each uint8 or uint16, (H, W) or (H, W, 3). `lap(stage)` is called as each stage ends."""
         lap = lap or (lambda _: None)
-        parts = [self.rectifier.rectify(image) for image in images]
+        parts = [self._checked(image, self.rectifier.rectify(image)) for image in images]
         lap("rectify")
-        errors = self._errors([part.canonical for part in parts if part.reason is Reason.NONE])
+        seen = [part.canonical for part in parts if part.reason is Reason.NONE]
+        errors = self._errors(seen)
         lap("reconstruct")
-        decisions = [score.decision_map(error, self.zones, self.rule) for error in errors]
-        scores = [float(score.scores(decision)) for decision in decisions]
+        judged = iter([self._judged(canonical, error) for canonical, error in zip(seen, errors, strict=True)])
         lap("score")
-        judged = zip(errors, decisions, scores, strict=True)
         inspected = [
-            self._judged(image, part, *next(judged)) if part.reason is Reason.NONE else self._undecided(part)
+            self._decided(image, part, next(judged)) if part.reason is Reason.NONE else self._undecided(part)
             for image, part in zip(images, parts, strict=True)
         ]
         lap("decide")
         return inspected
 
+    def _checked(self, image: Image, part: Rectified) -> Rectified:
+        """Return `part`, with a reason when the picture is not like those that the station was commissioned with.
+
+        A wrong exposure often hides the part or its pose; it is the cause, and named first.
+        """
+        commissioned = self.standard.commissioned
+        if commissioned is None or part.reason is Reason.SHAPE:
+            return part
+        mask, white = self.rectifier.template_mask, self.rectifier.frame.white
+        reason = commissioned.check(measure(image, part.canonical, mask, white))
+        return part._replace(reason=reason) if part.reason is Reason.NONE or reason is Reason.EXPOSURE else part
+
+    def _compiled(self) -> Callable[[Tensor], Tensor]:
+        assert isinstance(self.reconstructor, nn.Module)
+        return compile_openvino(self.reconstructor, self.rectifier.frame.channels, self.rectifier.size)
+
     @torch.inference_mode()
     def _errors(self, canonicals: Sequence[NDArray[np.float32]]) -> list[Tensor]:
-        """Return the error map (1, rows, cols) of each canonical image."""
+        """Return the error maps (1, M, rows, cols) of each canonical image."""
         if not canonicals:
             return []
         step = 1 if self.device.type == "cpu" else len(canonicals)
         chunks = [canonicals[i : i + step] for i in range(0, len(canonicals), step)]
-        maps = [self.reconstructor(reconstruct.batch(chunk).to(self.device)) for chunk in chunks]
-        return [plane[None] for together in maps for plane in together]
+        maps = [self._maps(batch(chunk).to(self.device)) for chunk in chunks]
+        return [planes[None] for together in maps for planes in together]
 
-    def _judged(self, image: Image, part: Rectified, error: Tensor, decision: Tensor, value: float) -> Inspected:
-        reason = decide(value, self.threshold)
-        if reason is Reason.NONFINITE or not bool(torch.isfinite(error).all()):
-            return Inspected(Reason.NONFINITE, None, self.threshold, matrix=part.matrix)
-        boxes = self._boxes(image, part, error, decision) if reason is Reason.ANOMALY else ()
-        size = part.canonical.shape[1], part.canonical.shape[0]
-        anomaly = cv2.resize(decision[0].cpu().numpy(), size, interpolation=cv2.INTER_LINEAR)
-        return Inspected(reason, value, self.threshold, boxes, anomaly, part.matrix)
+    def _judged(self, canonical: NDArray[np.float32], errors: Tensor) -> Judged:
+        expected = None
+        if self.standard.adaptive is not None:
+            expected = self.standard.expected(batch([canonical]).to(self.device))
+        decision = self.standard.decisions(errors, expected)
+        return Judged(errors, expected, decision, float(scores(decision)))
 
-    def _boxes(self, image: Image, part: Rectified, error: Tensor, decision: Tensor) -> tuple[Box, ...]:
-        around = score.neighbours(error, self.zones.mask, self.rule.radius)
-        sigma = score.standardise(error, self.zones)
-        limit = self.zones.limit(self.threshold)[None]
-        evidence = Evidence(*(plane[0].cpu().numpy() for plane in (decision, error, around, limit, sigma)))
-        shape = part.canonical.shape
-        return find_boxes(evidence, self.threshold, part.matrix, (shape[0], shape[1]), (image.shape[0], image.shape[1]))
+    def _decided(self, image: Image, part: Rectified, judged: Judged) -> Inspected:
+        errors, expected, decision, value = judged
+        standard = self.standard
+        reason = decide(value, standard.threshold)
+        if reason is Reason.NONFINITE or not bool(torch.isfinite(errors).all()):
+            return Inspected(Reason.NONFINITE, None, standard.threshold, matrix=part.matrix)
+        height, width = part.canonical.shape[:2]
+        boxes: tuple[Box, ...] = ()
+        if reason is Reason.ANOMALY:
+            evidence = standard.evidence(errors, decision, expected)
+            frame = (image.shape[0], image.shape[1])
+            boxes = find_boxes(evidence, standard.threshold, part.matrix, (height, width), frame)
+        anomaly = cv2.resize(decision[0].cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+        p = p_value(value, standard.good) if standard.good else None
+        return Inspected(reason, value, standard.threshold, boxes, anomaly, part.matrix, p)
 
     def _undecided(self, part: Rectified) -> Inspected:
-        return Inspected(part.reason, None, self.threshold, matrix=None)
+        return Inspected(part.reason, None, self.standard.threshold, matrix=None)
 
 
 def _device(name: str) -> torch.device:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from line_worker.errors import DatasetError
 from line_worker.vision.geometry import Pose
 from line_worker.vision.learning import CROP_MARGIN, CROP_MARGIN_MIN, OCCUPIED, Learned, find, learn
+from line_worker.vision.locate import Located
 from line_worker.vision.lucas_kanade import refine
 from line_worker.vision.template import COARSE_TOLERANCE, Coarse, Fine, Found, Look, View, prepare
 
@@ -27,6 +28,7 @@ HANDED_SLACK = 0.01
 SIGMAS = 6.0  # of the robust spread of good parts, where that is wider
 AREA_DEVIATION_MAX = 0.25  # robust relative deviation of the areas of good parts
 QUALITY_MIN = 0.6  # median over good parts: below it, they do not look alike
+BRIGHTEST = 95.0  # percentile of the signed deviation on a part that counts as its brightest
 
 
 class Placed(NamedTuple):
@@ -98,10 +100,17 @@ class Still:
 
 
 class Posing:
-    """Parts that lie anywhere: found with templates of good parts."""
+    """Parts that lie anywhere: found with templates of good parts.
 
-    def __init__(self, coarse: Coarse, fine: Fine, threshold: float, ranges: dict[str, Range]) -> None:
-        self.coarse, self.fine, self.threshold, self.ranges = coarse, fine, threshold, ranges
+    threshold: deviation that separates part from shadow. brightest: deviation of the part's brightest places, at least
+    1; deviations are divided by it, or all of a bright part on a dark background would look the same.
+    """
+
+    def __init__(
+        self, coarse: Coarse, fine: Fine, threshold: float, brightest: float, ranges: dict[str, Range]
+    ) -> None:
+        self.coarse, self.fine, self.ranges = coarse, fine, ranges
+        self.threshold, self.brightest = threshold, brightest
 
     @classmethod
     def learn(cls, looks: Sequence[Look], parameters: int, progress: Progress) -> tuple[Posing, tuple[float, float]]:
@@ -117,13 +126,15 @@ class Posing:
         spread = max(0.1, 4 * deviation)
         usual = [seen for seen, area in zip(looks, areas, strict=True) if abs(area / typical.centre - 1) < spread]
         threshold = float(np.median([seen.located.threshold for seen in looks]))
-        views = [prepare(seen, threshold) for seen in usual]
+        brightest = max(1.0, float(np.median([_brightest(seen.located) for seen in usual])))
+        views = [_prepared(seen, threshold, brightest) for seen in usual]
         learned = learn(views, parameters, progress)
-        return cls(learned.coarse, learned.fine, threshold, _ranges(learned, views, typical)), learned.box
+        ranges = _ranges(learned, views, typical)
+        return cls(learned.coarse, learned.fine, threshold, brightest, ranges), learned.box
 
     def place(self, seen: Look) -> Placed:
         """Return where the part lies."""
-        view = prepare(seen, self.threshold)
+        view = _prepared(seen, self.threshold, self.brightest)
         found = find(self.coarse, self.fine, view)
         limits = self.ranges
         sound = (
@@ -147,6 +158,7 @@ class Posing:
             "coarse_step": self.coarse.step,
             "fine_step": self.fine.step,
             "threshold": self.threshold,
+            "brightest": self.brightest,
             "ranges": {name: list(r) for name, r in self.ranges.items()},
         }
 
@@ -156,12 +168,22 @@ class Posing:
         maps = (arrays["coarse_0"], arrays["coarse_1"], arrays["coarse_2"], arrays["coarse_3"])
         coarse = Coarse(meta["radius"], meta["coarse_step"], meta["parameters"], maps)
         fine = Fine(meta["fine_step"], meta["parameters"], arrays["fine_mean"], arrays["fine_deviation"])
-        return cls(coarse, fine, meta["threshold"], {name: Range(*r) for name, r in meta["ranges"].items()})
+        ranges = {name: Range(*r) for name, r in meta["ranges"].items()}
+        return cls(coarse, fine, meta["threshold"], meta["brightest"], ranges)
 
 
 def relative_size(coarse: Coarse, view: View, pose: Pose) -> float:
     """Return the part's size over the template's, measured by letting the search change it too."""
     return refine(view.phi, coarse.target, pose, SIZE_STEPS, COARSE_TOLERANCE, 4).magnification
+
+
+def _brightest(located: Located) -> float:
+    return float(np.percentile(located.signed[located.mask > 0], BRIGHTEST))
+
+
+def _prepared(seen: Look, threshold: float, brightest: float) -> View:
+    signed = seen.located.signed / np.float32(brightest)
+    return prepare(seen._replace(located=seen.located._replace(signed=signed)), threshold)
 
 
 def _area(areas: Sequence[float]) -> Range:

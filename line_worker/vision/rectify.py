@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from line_worker.vision.template import Look, look
 
 PoseMethod = Literal["none", "translate", "rigid"]
 Progress = Callable[[float], None]
+T = TypeVar("T")
 
 LEARN_FROM = 400  # of more images every second, third ... is taken: more do not sharpen the templates
 LOCATED_MIN = 0.9  # share of good images that must show a part
@@ -93,24 +94,26 @@ class Rectifier:
         pose: PoseMethod,
         names: Sequence[str] | None = None,
         progress: Progress | None = None,
+        looks: Sequence[Look] | None = None,
     ) -> Rectifier:
         """Learn from good images, uint8 or uint16, (H, W) or (H, W, 3) BGR, all alike; errors use their `names`.
 
-        `progress` is told the share of the work that is done. Raises ConfigError for a pose without a located part, and
-        DatasetError, naming images, when they differ in size or channels, or do not show one part each.
+        `progress` is told the share of the work that is done. `looks` are those of `sampled(images)`, if at hand.
+        Raises ConfigError for a pose without a located part, and DatasetError, naming images, when they differ in size
+        or channels, or do not show one part each.
         """
         if locate == "full" and pose != "none":
             raise ConfigError("pose", [f"pose {pose} needs a located part; use locate background, or pose none"])
         names = names or [f"image {k}" for k in range(len(images))]
         tell = progress or (lambda _: None)
-        frame = _common_frame(images, names)
-        every = -(-len(images) // LEARN_FROM)
-        images, names = images[::every], names[::every]
+        frame = common_frame(images, names)
+        images, names = sampled(images), sampled(names)
         if locate == "full":
             scale = min(1.0, LONG_SIDE / max(frame.shape))
             size = (round(frame.shape[0] * scale), round(frame.shape[1] * scale))
             return cls(frame, size, scale, 1.0, None, *_blank(frame, size))._averaged(images, tell)
-        placer, box = _learn_placer(_looks(images, names, frame.white, tell), pose, lambda s: tell(0.3 + 0.5 * s))
+        seen = _look_at(images, frame.white, tell) if looks is None else looks
+        placer, box = _learn_placer(showing(seen, names), pose, lambda s: tell(0.3 + 0.5 * s))
         size, scale = canonical_size(*box)
         draft = cls(frame, size, scale, 1.0, placer, *_blank(frame, size))
         return draft._averaged(images, lambda s: tell(0.8 + 0.2 * s))
@@ -237,14 +240,24 @@ def _learn_placer(
     return Posing.learn(looks, 3 if pose == "rigid" else 2, tell)
 
 
-def _looks(images: Sequence[Image], names: Sequence[str], white: float, tell: Progress) -> list[Look]:
-    """Locate the part in every image and return those that show one; raises DatasetError when too many do not."""
+def sampled(items: Sequence[T]) -> Sequence[T]:
+    """Return those of the good images, or of what belongs to them, that are learned from: at most LEARN_FROM."""
+    return items[:: -(-len(items) // LEARN_FROM)]
+
+
+def _look_at(images: Sequence[Image], white: float, tell: Progress) -> list[Look]:
+    """Locate the part in every image."""
     looks = []
     for k, image in enumerate(images):
         looks.append(look(image, white))
         tell(0.3 * (k + 1) / len(images))
+    return looks
+
+
+def showing(looks: Sequence[Look], names: Sequence[str]) -> list[Look]:
+    """Return the looks that show one part; raises DatasetError, naming images, when too many do not."""
     lost = [(name, seen.located.why) for name, seen in zip(names, looks, strict=True) if not seen.located.found]
-    if len(lost) > (1 - LOCATED_MIN) * len(looks):
+    if len(looks) - len(lost) < LOCATED_MIN * len(looks):
         why = "; ".join(f"{count} x {text}" for text, count in Counter(why for _, why in lost).most_common(3))
         raise DatasetError(
             f"{len(lost)} of {len(looks)} good images show no single part on a plain background ({why}): "
@@ -254,7 +267,7 @@ def _looks(images: Sequence[Image], names: Sequence[str], white: float, tell: Pr
     return [seen for seen in looks if seen.located.found]
 
 
-def _common_frame(images: Sequence[Image], names: Sequence[str]) -> Frame:
+def common_frame(images: Sequence[Image], names: Sequence[str]) -> Frame:
     """Return what all images are; raises DatasetError naming those that differ from the majority."""
     if len(images) < 2:
         raise DatasetError(f"{len(images)} good image(s) are too few to learn from; give at least 20")

@@ -1,0 +1,102 @@
+"""Features: canonical pictures as the backbone sees them, standardised over good parts, on a grid of cells.
+
+A cell is as large as the backbone's finer map has it (8 pixels); the coarser map keeps its own grid until somebody
+needs both together. Channels are standardised over the cells of good parts, so that none drowns the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from line_worker.vision.backbone import Backbone
+from line_worker.vision.cells import object_cells
+
+Arrays = dict[str, NDArray[Any]]
+
+CELL = 8  # canonical pixels along the side of a cell
+CLIP = 8.0  # standardised features beyond it are cut: one wild channel must not decide alone
+
+
+class Maps(NamedTuple):
+    """Standardised features: fine (B, C1, rows, cols) and coarse (B, C2, rows / k, cols / k)."""
+
+    fine: Tensor
+    coarse: Tensor
+
+    def together(self) -> Tensor:
+        """Return both on the fine grid, (B, C1 + C2, rows, cols)."""
+        return torch.cat([self.fine, spread(self.coarse, self.fine)], 1)
+
+
+def spread(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Return a coarse map on the grid of a fine one."""
+    size = (fine.shape[2], fine.shape[3])
+    return functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
+
+
+class Features(nn.Module):
+    """Canonical images (B, C, H, W), C = 1 or 3 (BGR), to standardised features.
+
+    gain, offset: canonical value -> 0..1 as the backbone wants it, from what good parts show. mean, std: (C1 + C2,).
+    template: bool (H, W), pixels that belong to the part.
+    """
+
+    mean: Tensor
+    std: Tensor
+    template: Tensor
+    cells: Tensor
+
+    def __init__(
+        self, backbone: Backbone, gain: float, offset: float, template: Tensor, mean: Tensor, std: Tensor
+    ) -> None:
+        super().__init__()
+        self.backbone, self.gain, self.offset = backbone, gain, offset
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.register_buffer("template", template)
+        self.register_buffer("cells", object_cells(template, CELL, 0))
+
+    def forward(self, canonical: Tensor) -> Maps:
+        """Return the features of each image."""
+        fine, coarse = self.raw(canonical)
+        n = fine.shape[1]
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        return Maps(
+            ((fine - mean[:n]) / std[:n]).clamp(-CLIP, CLIP), ((coarse - mean[n:]) / std[n:]).clamp(-CLIP, CLIP)
+        )
+
+    def raw(self, canonical: Tensor) -> list[Tensor]:
+        """Return the backbone's maps as they come."""
+        rgb = canonical.flip(1) if canonical.shape[1] == 3 else canonical.expand(-1, 3, -1, -1)
+        maps: list[Tensor] = self.backbone((rgb * self.gain + self.offset).clamp(0, 1))
+        return maps
+
+    def meta(self) -> dict[str, Any]:
+        """Return what JSON can hold of it."""
+        return {"backbone": self.backbone.meta(), "gain": self.gain, "offset": self.offset}
+
+    def state(self) -> Arrays:
+        """Return its arrays by name."""
+        own = {"mean": self.mean, "std": self.std, "template": self.template.to(torch.uint8)}
+        return {
+            **{name: value.cpu().numpy() for name, value in own.items()},
+            **{f"backbone.{name}": array for name, array in self.backbone.state().items()},
+        }
+
+    @classmethod
+    def make(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:
+        """Make it again from `meta` and `state`; raises KeyError or ValueError when they do not fit."""
+        backbone = Backbone.make(meta["backbone"], part(arrays, "backbone"))
+        mean, std, template = (torch.from_numpy(arrays[name].copy()) for name in ("mean", "std", "template"))
+        return cls(backbone, float(meta["gain"]), float(meta["offset"]), template > 0, mean, std).eval()
+
+
+def part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
+    """Return the arrays whose names start with `prefix` and a dot, without them."""
+    return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{prefix}.")}

@@ -1,0 +1,109 @@
+"""Memory: how far a patch's features are from anything that good parts showed around the same place.
+
+Features are averaged over 3 x 3 cells and reduced by PCA. A `bank` holds prototypes (K-means centres) of good parts'
+features: for a part in canonical pose one set for each cell, gathered from its neighbourhood, so that a thread is
+unusual on a head; for texture, which is the same everywhere, one set for all cells (as PatchCore, Roth et al. 2022).
+The error of a cell is the distance to the nearest prototype, smoothed by one cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from line_worker.vision.cells import blur_inside
+from line_worker.vision.features import Maps, spread
+
+Arrays = dict[str, NDArray[Any]]
+
+SMOOTHING, REACH = 1.0, 3  # cells
+POOL = 3
+
+
+class Reduction(nn.Module):
+    """Both feature maps, pooled, to D numbers a cell: (B, D, rows, cols). basis: (C1 + C2, D), the PCA's."""
+
+    basis: Tensor
+
+    def __init__(self, basis: Tensor, fine: int) -> None:
+        super().__init__()
+        self.fine = fine
+        self.register_buffer("basis", basis)
+
+    def forward(self, maps: Maps) -> Tensor:
+        """Project first, on each map's own grid: it is linear, and cheaper there."""
+        weight = self.basis.T[:, :, None, None]
+        fine = functional.conv2d(pooled(maps.fine), weight[:, : self.fine])
+        coarse = functional.conv2d(pooled(maps.coarse), weight[:, self.fine :])
+        return fine + spread(coarse, fine)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """Return the mean over POOL x POOL cells around each; beyond the border there is nothing to average."""
+    return functional.avg_pool2d(x, POOL, 1, POOL // 2, count_include_pad=False)
+
+
+class Memory(nn.Module):
+    """Features to distance (B, 1, rows, cols), 0 outside the object.
+
+    bank: float (G, K, D), G = number of the object's cells or 1; cells: bool (rows, cols). `where` holds the object's
+    cells, `place` the position of each cell among them.
+    """
+
+    bank: Tensor
+    norms: Tensor
+    cells: Tensor
+
+    def __init__(self, reduction: Reduction, bank: Tensor, cells: Tensor) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.register_buffer("bank", bank.float())
+        self.register_buffer("norms", bank.float().square().sum(-1))
+        self.register_buffer("cells", cells)
+        flat = cells.flatten()
+        self.register_buffer("where", torch.nonzero(flat)[:, 0], persistent=False)
+        self.register_buffer("place", torch.where(flat, flat.cumsum(0) - 1, int(flat.sum())), persistent=False)
+
+    where: Tensor
+    place: Tensor
+
+    def forward(self, maps: Maps) -> Tensor:
+        """Return the smoothed distance of each cell to its nearest prototype."""
+        reduced: Tensor = self.reduction(maps)
+        return blur_inside(self.distances(reduced), self.cells, SMOOTHING, REACH)
+
+    def distances(self, reduced: Tensor) -> Tensor:
+        """Return the distance (B, 1, rows, cols) of reduced features (B, D, rows, cols), 0 outside the object."""
+        count, _, rows, cols = reduced.shape
+        queries = reduced.flatten(2)[:, :, self.where].permute(2, 0, 1)  # (n, B, D)
+        if self.bank.shape[0] == 1:
+            queries = queries.reshape(1, -1, queries.shape[2])
+        square = nearest(queries, self.bank, self.norms).reshape(-1, count).T
+        known = functional.pad(square.clamp(min=0).sqrt(), (0, 1))  # the last stands for all cells outside
+        return known[:, self.place].view(count, 1, rows, cols)
+
+    def meta(self) -> dict[str, Any]:
+        """Return what JSON can hold of it."""
+        return {"fine": self.reduction.fine}
+
+    def state(self) -> Arrays:
+        """Return its arrays by name; prototypes need no more than half precision."""
+        own = {"basis": self.reduction.basis, "bank": self.bank.half(), "cells": self.cells.to(torch.uint8)}
+        return {name: value.cpu().numpy() for name, value in own.items()}
+
+    @classmethod
+    def make(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Memory:
+        """Make it again from `meta` and `state`; raises KeyError when something is missing."""
+        basis, bank, cells = (torch.from_numpy(arrays[name].copy()) for name in ("basis", "bank", "cells"))
+        return cls(Reduction(basis, int(meta["fine"])), bank, cells > 0).eval()
+
+
+def nearest(queries: Tensor, bank: Tensor, norms: Tensor) -> Tensor:
+    """Return the squared distance (G, n) of queries (G, n, D) to the nearest of bank (G, K, D), norms (G, K)."""
+    near = (norms[:, None] - 2 * torch.bmm(queries, bank.transpose(1, 2))).amin(2)
+    return near + queries.square().sum(2)

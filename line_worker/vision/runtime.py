@@ -1,0 +1,57 @@
+"""Runtime: what runs the networks on a CPU. OpenVINO where it is installed, which takes half of torch's time.
+
+The reconstructor is traced and compiled as it is loaded, in a few seconds and from the bundle's own weights, so there
+is no second file that could be stale. Both run in single precision; their scores agree to GOLDEN_TOLERANCE of the
+bundle, which every worker proves on the golden images before it judges a part.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from line_worker.errors import ConfigError
+
+RUNTIMES = ("auto", "torch", "openvino")
+
+Maps = Callable[[Tensor], Tensor]
+
+
+def choose(name: str, device: torch.device) -> str:
+    """Return torch or openvino; raises ConfigError when what is asked for is not installed or not for this device."""
+    if name not in RUNTIMES:
+        raise ConfigError("runtime", [f"{name!r} is not one of {', '.join(RUNTIMES)}"])
+    installed = importlib.util.find_spec("openvino") is not None
+    if name == "openvino" and not installed:
+        raise ConfigError("runtime", ["openvino is not installed: pip install line-worker[openvino], or use torch"])
+    if name == "openvino" and device.type != "cpu":
+        raise ConfigError("runtime", [f"openvino runs on the CPU, not on {device}; use torch or auto"])
+    if name == "auto":
+        return "openvino" if installed and device.type == "cpu" else "torch"
+    return name
+
+
+def compile_openvino(reconstructor: nn.Module, channels: int, size: tuple[int, int]) -> Maps:
+    """Return what `reconstructor` computes of one canonical image (1, C, H, W), run by OpenVINO on torch's threads."""
+    import openvino as ov
+
+    shape = [1, channels, *size]
+    with torch.no_grad():
+        model = ov.convert_model(reconstructor, example_input=torch.ones(shape), input=[ov.PartialShape(shape)])
+    settings: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",  # half precision would move scores by more than the tolerance
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def maps(canonical: Tensor) -> Tensor:
+        found = request.infer([canonical.contiguous().numpy()], share_inputs=True)
+        return torch.from_numpy(next(iter(found.values())).copy())
+
+    return maps
