@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from bench import metrics
 from line_worker.bundle import Bundle
 from line_worker.errors import DatasetError
 from line_worker.images import IMAGE_SUFFIXES, read_image
+from line_worker.selftest import self_tested
 from line_worker.verdicts import Reason
 from line_worker.vision.crop import to_original
 from line_worker.vision.inspection import Inspected, Inspection
@@ -51,7 +53,7 @@ class Judgement(NamedTuple):
     score: float  # infinite when there was no decision
     rejected: bool
     undecided: bool
-    ms: float
+    ms: dict[str, float]  # of each stage
     plane: NDArray[np.float32] | None
     truth: Mask
 
@@ -86,7 +88,7 @@ def accuracy(
 
     Returns the figures of `figures_of`, with the bundle's sha under bundle, ready for JSON.
     """
-    inspection = Inspection.from_bundle(bundle, device)
+    inspection = self_tested(bundle, device)
     todo = samples(category)
     unseen = [Sample(path, "", None) for path in held_out]
     judged = judge(inspection, [*todo, *unseen], progress)
@@ -113,8 +115,8 @@ def figures_of(
     image_auroc, pixel_auroc, au_pro: threshold-free; the pixel figures are None without ground truth. accuracy,
     false_reject, escape: at the bundle's threshold, shares. auroc_heldout_good: `held_out` good images against the bad
     test images, or without any the cross-fitted scores of the training images, `crossed`. false_reject_heldout: share
-    of `held_out` that is rejected, None without any. ms_per_part: median from pixels to verdict. undecided, images: of
-    the test images. per_defect: images, escape and AUROC of each kind.
+    of `held_out` that is rejected, None without any. ms_per_part: median from pixels to verdict; ms_STAGE: of a stage
+    of it. undecided, images: of the test images. per_defect: images, escape and AUROC of each kind.
     """
     good, bad = [j for j in tested if not j.sample.defect], [j for j in tested if j.sample.defect]
     return {
@@ -125,7 +127,8 @@ def figures_of(
         "escape": float(np.mean([not j.rejected for j in bad])),
         "auroc_heldout_good": metrics.auroc(_scores(held_out) if held_out else crossed, _scores(bad)),
         "false_reject_heldout": float(np.mean([j.rejected for j in held_out])) if held_out else None,
-        "ms_per_part": float(np.median([j.ms for j in tested])),
+        "ms_per_part": float(np.median([sum(j.ms.values()) for j in tested])),
+        **{f"ms_{stage}": float(np.median([j.ms[stage] for j in tested])) for stage in tested[0].ms},
         "undecided": sum(j.undecided for j in tested),
         "images": len(tested),
         "per_defect": {defect: _of_defect(defect, good, bad) for defect in sorted({j.sample.defect for j in bad})},
@@ -152,9 +155,9 @@ def compare(
 
 def _judge(inspection: Inspection, sample: Sample) -> Judgement:
     image = read_image(sample.path)
-    begun = time.perf_counter()
-    inspected = inspection.inspect([image])[0]
-    ms = 1e3 * (time.perf_counter() - begun)
+    marks = [("", time.perf_counter())]
+    inspected = inspection.inspect([image], lambda stage: marks.append((stage, time.perf_counter())))[0]
+    ms = {stage: 1e3 * (mark - before) for (_, before), (stage, mark) in pairwise(marks)}
     scale = min(1.0, LONG_SIDE / max(image.shape[:2]))
     size = round(image.shape[0] * scale), round(image.shape[1] * scale)
     undecided = inspected.score is None

@@ -25,6 +25,8 @@ ROWS = (
     ("false reject, held-out good", "false_reject_heldout", ".3f"),
     ("escape", "escape", ".3f"),
     ("ms a part", "ms_per_part", ".1f"),
+    ("  locate and rectify", "ms_rectify", ".1f"),
+    ("  reconstruct", "ms_reconstruct", ".1f"),
     ("images", "images", "d"),
     ("undecided", "undecided", ".1f"),
     ("trained on", "trained_on", "d"),

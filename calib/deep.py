@@ -38,7 +38,7 @@ def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[n
         if name == "memory":
             branches[name] = _fit_memory(settings, reduced, features.cells, folds, placed)
         else:
-            stages, errors, steps, cut = _fit_net(settings, featurenet.together(library), features, folds)
+            stages, errors, steps, cut = _fit_net(settings, library, features, folds)
             branches[name] = stages, errors
     order = BRANCHES[settings.method]
     models = [
@@ -72,15 +72,14 @@ def _fit_memory(
 
 
 def _fit_net(
-    settings: Settings, together: Tensor, features: Features, folds: Sequence[Tensor]
+    settings: Settings, library: learning.Library, features: Features, folds: Sequence[Tensor]
 ) -> tuple[list[Branch], Tensor, int, bool]:
     """Return a network for each fold and, last, the final one, errors of held-out images, steps, and whether cut."""
-    count = len(together)
+    count = len(library.fine)
     fits = [*(rest(fold, count) for fold in folds), torch.arange(count)]
-    steps = settings.steps or featurenet.plan(settings.seconds, len(fits), settings.threads, together[0, 0].numel())
+    steps = settings.steps or featurenet.plan(settings.seconds, len(fits), settings.threads, features.cells.numel())
     trained = featurenet.train_together(
-        together,
-        sum(features.backbone.widths[:1]),
+        library,
         features.cells,
         fits,
         steps,
@@ -92,7 +91,7 @@ def _fit_net(
     )
 
     def judged(stage: int, chosen: Tensor) -> Tensor:
-        return featurenet.errors(trained.stages[stage], together, chosen, settings.threads)
+        return featurenet.errors(trained.stages[stage], library, chosen, settings.threads)
 
     held_out = [judged(k, fold) for k, fold in enumerate(folds)]
     levels = [judged(k, fit[:: -(-len(fit) // LEVEL_IMAGES)]).mean(0) for k, fit in enumerate(fits)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from calib.features import Library
 from calib.schedule import STEPS_MIN, learning_rate, run_together, single_threaded
 from line_worker.vision.featurenet import Feature, FeatureNet, unlike
-from line_worker.vision.features import spread
+from line_worker.vision.features import tokens
 
 BATCH = 8
 DECAY, WARM_UP, CLIP_NORM = 1e-4, 30, 1.0
@@ -37,8 +37,7 @@ def plan(seconds: float, models: int, threads: int, cells: int) -> int:
 
 
 def train_together(
-    features: Tensor,
-    fine: int,
+    library: Library,
     cells: Tensor,
     fits: Sequence[Tensor],
     steps: int,
@@ -48,32 +47,24 @@ def train_together(
     attention: bool = True,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Trained:
-    """Train one network on features[fit] for each `fit`, an index tensor.
+    """Train one network on the images of each `fit`, an index tensor.
 
-    features: (N, C, rows, cols), the first `fine` channels of the finer layer. cells: bool (rows, cols), where the
-    reconstruction counts. deadline: of time.monotonic().
+    cells: bool (rows, cols), where the reconstruction counts. deadline: of time.monotonic().
     """
-    runs = [_Run(features, fine, cells, fit, 1000 * seed + k, attention) for k, fit in enumerate(fits)]
+    fine = library.fine.shape[1]
+    runs = [_Run(library, cells, fit, 1000 * seed + k, attention) for k, fit in enumerate(fits)]
     taken = run_together(runs, steps, deadline, threads, progress)
     stages = [Feature(run.net.requires_grad_(False), fine, cells).eval() for run in runs]
     return Trained(stages, *taken)
 
 
-def together(library: Library) -> Tensor:
-    """Return both layers of all images on the fine grid, half precision."""
-    planes = []
-    for k in range(len(library.fine)):
-        maps = library.maps(torch.tensor([k]))
-        planes.append(torch.cat([maps.fine, spread(maps.coarse, maps.fine)], 1).half())
-    return torch.cat(planes)
-
-
-def errors(stage: Feature, features: Tensor, chosen: Tensor, threads: int) -> Tensor:
+def errors(stage: Feature, library: Library, chosen: Tensor, threads: int) -> Tensor:
     """Return the error maps (n, 1, rows, cols) of the chosen images, one at a time as on the line."""
 
     @torch.inference_mode()
     def one(k: int) -> Tensor:
-        return stage.error(features[k][None].float())
+        error: Tensor = stage(library.maps(torch.tensor([k])))
+        return error
 
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
         return torch.cat(list(pool.map(one, chosen.tolist())))
@@ -82,13 +73,15 @@ def errors(stage: Feature, features: Tensor, chosen: Tensor, threads: int) -> Te
 class _Run:
     """One network on its way, with its own dice."""
 
-    def __init__(self, features: Tensor, fine: int, cells: Tensor, fit: Tensor, seed: int, attention: bool) -> None:
-        self.features, self.fine, self.cells, self.fit = features, fine, cells, fit
+    def __init__(self, library: Library, cells: Tensor, fit: Tensor, seed: int, attention: bool) -> None:
+        self.library, self.cells, self.fit = library, cells, fit
         self.dice = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            net = FeatureNet(features.shape[1], (features.shape[2], features.shape[3]), attention)
-        self.net: FeatureNet = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            channels = library.fine.shape[1] + library.coarse.shape[1]
+            net = FeatureNet(channels, cells, attention)
+        self.net = net
+        self.where = torch.nonzero(cells.flatten())[:, 0]
         self.optimiser = torch.optim.AdamW(self.net.parameters(), weight_decay=DECAY)
 
     def advance(self, start: int, stop: int, planned: int) -> None:
@@ -98,7 +91,7 @@ class _Run:
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(step, planned, WARM_UP)
             chosen = self.fit[torch.randperm(len(self.fit), generator=self.dice)[:BATCH]]
-            loss = self._loss(self.features[chosen].float().contiguous(memory_format=torch.channels_last))
+            loss = self._loss(tokens(self.library.maps(chosen), self.where))
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.net.parameters(), CLIP_NORM)
@@ -109,9 +102,8 @@ class _Run:
         self.net.eval()
 
     def _loss(self, features: Tensor) -> Tensor:
-        """Return mean(1 - cosine) over both layers + MSE, on the object's cells."""
+        """Return mean(1 - cosine) over both layers + MSE."""
         again = self.net(features)
-        cosine = unlike(again, features, self.fine)[:, :, self.cells].mean()
-        square = ((again - features) ** 2).mean(1)[:, self.cells].mean()
-        loss: Tensor = cosine + MSE_WEIGHT * square
+        cosine = unlike(again, features, self.library.fine.shape[1]).mean()
+        loss: Tensor = cosine + MSE_WEIGHT * (again - features).square().mean()
         return loss

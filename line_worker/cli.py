@@ -1,8 +1,8 @@
 """The commands. Each one reads its arguments, calls one function and returns its exit code; no logic lives here.
 
 Exit codes, the same for all commands: 0 all is well, 1 the answer is no (a part fails, a replay differs, books do not
-balance), 2 undecided, 3 wrong usage, configuration or input. This module is the composition root: it alone may import
-`calib` and `bench`, and it imports whatever is heavy only inside the command that needs it.
+balance), 2 undecided, 3 wrong usage, configuration or input. This module is the composition root: with `cli_learn` and
+`demo` it alone may import `calib` and `bench`, and it imports whatever is heavy only inside the command that needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from line_worker import __version__
+from line_worker import __version__, cli_learn
 from line_worker.cli_bundle import bundle_app
 from line_worker.errors import LineWorkerError
 
@@ -25,6 +25,7 @@ app.add_typer(bundle_app, name="bundle")
 ConfigPath = Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The line's configuration.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.")]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")]
+Runtime = Annotated[str, typer.Option(help="auto | torch | openvino: what computes on a CPU.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
@@ -64,78 +65,8 @@ def demo(
     return run(parts, rate, defects, seed, folder.resolve(), as_json=as_json)
 
 
-@app.command()
-def train(
-    good: Annotated[Path, typer.Argument(metavar="GOOD_DIR", help="Good images, or an MVTec-style category.")],
-    out: Annotated[Path, typer.Option("--out", help="The bundle to write.")],
-    locate: Annotated[str, typer.Option(help="auto | background | full")] = "auto",
-    pose: Annotated[str, typer.Option(help="auto | none | translate | rigid")] = "auto",
-    reconstruct: Annotated[str, typer.Option(help="auto (hybrid) | memory | feature | hybrid | classic")] = "auto",
-    rule: Annotated[str, typer.Option(help="zone | deviation | adaptive | classic")] = "zone",
-    false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.02,
-    minutes: Annotated[float, typer.Option(help="How long training may take.")] = 8.0,
-    exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Names of good images to leave out.")] = None,
-    bad: Annotated[Path | None, typer.Option(metavar="DIR", help="Bad parts, reported on, never learned from.")] = None,
-    zones: Annotated[Path | None, typer.Option(metavar="IMAGE", help="Labels drawn over the mean part.")] = None,
-    zone: Annotated[list[str] | None, typer.Option(metavar="LABEL=ignore|SHARE", help="What a label means.")] = None,
-    backbone: Annotated[Path | None, typer.Option(metavar="FILE", help="Your own weights (safetensors).")] = None,
-    attention: Annotated[bool, typer.Option(help="Whether the feature autoencoder looks over the whole part.")] = True,
-    repeats: Annotated[int, typer.Option(min=0, help="Painted defects of each kind, size and contrast.")] = 8,
-    seed: Seed = 0,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-) -> int:
-    """Learn what good parts look like; writes a bundle with its report."""
-    from rich.console import Console
-
-    from calib.options import TrainOptions
-    from calib.show import show
-    from calib.train import train as run
-    from line_worker.progress import bars
-
-    options = TrainOptions(
-        good,
-        out,
-        locate,
-        pose,
-        reconstruct,
-        rule,
-        false_reject,
-        minutes,
-        seed,
-        threads,
-        backbone=backbone,
-        attention=attention,
-        exclude=exclude,
-        bad=bad,
-        zones=zones,
-        zone=tuple(zone or ()),
-        repeats=repeats,
-    )
-    with bars() as report:
-        result = run(options, report)
-    show(result, Console())
-    return 0
-
-
-@app.command()
-def recalibrate(
-    bundle: BundlePath,
-    good: Annotated[Path, typer.Argument(metavar="GOOD_DIR", help="Good images taken since it was trained.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; default: replaces BUNDLE.")] = None,
-    false_reject: Annotated[float | None, typer.Option(help="As in `train`; by default as it was.")] = None,
-) -> int:
-    """Set new limits from new good images, with the weights as they are."""
-    from rich.console import Console
-
-    from calib.recalibrate import recalibrate as run
-    from calib.show import show
-    from line_worker.bundle import Bundle
-    from line_worker.progress import bars
-
-    with bars() as report:
-        result = run(Bundle.load(bundle), good, out or bundle, false_reject, report)
-    show(result, Console())
-    return 0
+app.command()(cli_learn.train)
+app.command()(cli_learn.recalibrate)
 
 
 @app.command()
@@ -144,6 +75,7 @@ def score(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Images, or folders of images.")],
     overlay: Annotated[Path | None, typer.Option(metavar="DIR", help="Write pictures with the verdict here.")] = None,
     device: Device = "auto",
+    runtime: Runtime = "auto",
     as_json: Json = False,
 ) -> int:
     """Judge images; exit code 0 all pass, 1 some fail, 2 some are undecided."""
@@ -153,7 +85,7 @@ def score(
     from line_worker.scoring import exit_code, score_paths
 
     scored = []
-    for one in score_paths(Bundle.load(bundle), paths, device, overlay):
+    for one in score_paths(Bundle.load(bundle), paths, device, overlay, runtime):
         typer.echo(json.dumps(one.as_json()) if as_json else one.as_line())
         scored.append(one)
     return exit_code(scored)

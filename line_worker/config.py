@@ -127,6 +127,7 @@ class Workers(Section):
     bundle: Path
     count: int = Field(default=1, ge=1, le=64)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    runtime: Literal["auto", "torch", "openvino"] = "auto"  # auto: openvino on a CPU where it is installed
     batch: int = Field(default=4, ge=1, le=256)
     threads: PositiveInt | None = None
     stub_ms: float = Field(default=0.0, ge=0)  # how long the stub pretends to compute for one frame

@@ -27,6 +27,7 @@ class Scored(NamedTuple):
     ms: float
     bundle: str
     detail: str = ""  # in words, when there was no image to judge
+    p_value: float | None = None  # the chance that a good part scores this much or more
 
     @property
     def verdict(self) -> Verdict:
@@ -40,6 +41,7 @@ class Scored(NamedTuple):
             "outcome": self.verdict.value,
             "score": self.score,
             "threshold": self.threshold,
+            "p_value": self.p_value,
             "reasons": [] if self.reason is Reason.NONE else [self.reason.name],
             "detail": self.detail,
             "boxes": [box._asdict() for box in self.boxes],
@@ -75,7 +77,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 def score_paths(
-    bundle: Bundle, paths: Sequence[Path], device: str = "cpu", overlay: Path | None = None
+    bundle: Bundle, paths: Sequence[Path], device: str = "cpu", overlay: Path | None = None, runtime: str = "auto"
 ) -> Iterator[Scored]:
     """Yield the outcome of each image in `paths` (files, or folders to walk) in turn.
 
@@ -83,12 +85,10 @@ def score_paths(
     ConfigError before the first image for paths that lead nowhere, BundleError when this machine does not reproduce the
     bundle's golden images.
     """
-    from line_worker.bundle import verify_golden
-    from line_worker.vision.inspection import Inspection
+    from line_worker.selftest import self_tested
 
     files = find(paths)
-    inspection = Inspection.from_bundle(bundle, device)
-    verify_golden(bundle, inspection)
+    inspection = self_tested(bundle, device, runtime)
     for number, path in enumerate(files):
         yield _scored(bundle, inspection, path, None if overlay is None else overlay / f"{number:04d}_{path.stem}.png")
 
@@ -106,7 +106,16 @@ def _scored(bundle: Bundle, inspection: Inspection, path: Path, overlay: Path | 
 
         overlay.parent.mkdir(parents=True, exist_ok=True)
         save_png(overlay, crop.overlay(image, inspected))
-    return Scored(path, inspected.reason, inspected.score, bundle.threshold, inspected.boxes, ms, bundle.sha)
+    return Scored(
+        path,
+        inspected.reason,
+        inspected.score,
+        bundle.threshold,
+        inspected.boxes,
+        ms,
+        bundle.sha,
+        p_value=inspected.p_value,
+    )
 
 
 def exit_code(scored: Iterable[Scored]) -> int:

@@ -46,14 +46,16 @@ def tiny_bundle(tiny_good: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     Read it, never change it; it is shared by all tests and all xdist workers.
     """
-    from calib.train import TrainOptions, train
+    from calib.options import TrainOptions
+    from calib.train import train
 
     root = _session_root(tmp_path_factory)
     bundle = root / "tiny.bundle"
     with (root / "tiny_bundle.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not bundle.is_dir():
-            train(TrainOptions(tiny_good, bundle, steps=8, pixels=1 << 14, false_reject=0.05, threads=2))
+            ways = {"locate": "background", "pose": "rigid", "reconstruct": "classic"}
+            train(TrainOptions(tiny_good, bundle, **ways, false_reject=0.05, steps=8, pixels=1 << 14, repeats=0))
     return bundle
 
 

@@ -26,7 +26,7 @@ SECTIONS = {
     "input": {"shape": [8, 8], "dtype": "uint8"},
     "rectify": {},
     "reconstruct": {},
-    "rule": {},
+    "standard": {},
     "threshold": 2.5,
     "calibration": {},
 }
@@ -95,10 +95,11 @@ def edited(path: Path, **changes: object) -> Path:
     return path
 
 
-def test_another_format_is_refused_with_both_versions(tmp_path):
+@pytest.mark.parametrize("other", [1, 99])
+def test_another_format_is_refused_with_both_versions(tmp_path, other):
     write(tmp_path / "b")
-    edited(tmp_path / "b", format=99, line_worker="7.0")
-    with pytest.raises(BundleError, match=r"format 99, of line-worker 7\.0.*reads format 1.*train it again"):
+    edited(tmp_path / "b", format=other, line_worker="7.0")
+    with pytest.raises(BundleError, match=rf"format {other}, of line-worker 7\.0.*reads format 2.*train it again"):
         Bundle.load(tmp_path / "b")
 
 

@@ -44,3 +44,8 @@ def object_cells(visible: Tensor, cell: int, border: int) -> Tensor:
     if border:
         plane = cv2.erode(plane, np.ones((2 * border + 1,) * 2, np.uint8), borderValue=1)
     return functional.avg_pool2d(torch.from_numpy(plane)[None].float(), cell)[0] > 0.5
+
+
+def places(inside: Tensor) -> Tensor:
+    """Return for each cell of a flat bool mask its position among those inside; for others the number of these."""
+    return torch.where(inside, inside.cumsum(0) - 1, int(inside.sum()))

@@ -29,15 +29,17 @@ class Maps(NamedTuple):
     fine: Tensor
     coarse: Tensor
 
-    def together(self) -> Tensor:
-        """Return both on the fine grid, (B, C1 + C2, rows, cols)."""
-        return torch.cat([self.fine, spread(self.coarse, self.fine)], 1)
-
 
 def spread(coarse: Tensor, fine: Tensor) -> Tensor:
     """Return a coarse map on the grid of a fine one."""
     size = (fine.shape[2], fine.shape[3])
     return functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
+
+
+def tokens(maps: Maps, where: Tensor) -> Tensor:
+    """Return both layers' features of some cells (flat indices on the fine grid), (B, n, C1 + C2)."""
+    both = (maps.fine, spread(maps.coarse, maps.fine))
+    return torch.cat([plane.flatten(2)[:, :, where] for plane in both], 1).transpose(1, 2).contiguous()
 
 
 class Features(nn.Module):

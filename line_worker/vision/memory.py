@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from line_worker.vision.cells import blur_inside
+from line_worker.vision.cells import blur_inside, places
 from line_worker.vision.features import Maps, spread
 
 Arrays = dict[str, NDArray[Any]]
@@ -67,7 +67,7 @@ class Memory(nn.Module):
         self.register_buffer("cells", cells)
         flat = cells.flatten()
         self.register_buffer("where", torch.nonzero(flat)[:, 0], persistent=False)
-        self.register_buffer("place", torch.where(flat, flat.cumsum(0) - 1, int(flat.sum())), persistent=False)
+        self.register_buffer("place", places(flat), persistent=False)
 
     where: Tensor
     place: Tensor

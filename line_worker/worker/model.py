@@ -92,16 +92,15 @@ class BundleModel:
     def __init__(self, workers: Workers) -> None:
         import torch
 
-        from line_worker.bundle import Bundle, verify_golden
+        from line_worker.bundle import Bundle
         from line_worker.images import read_image
-        from line_worker.vision.inspection import Inspection
+        from line_worker.selftest import self_tested
 
         if workers.threads:
             torch.set_num_threads(workers.threads)
         bundle = Bundle.load(workers.bundle)
-        self._inspection = Inspection.from_bundle(bundle, workers.device)
+        self._inspection = self_tested(bundle, workers.device, workers.runtime)
         self.bundle, self.device = bundle.sha, str(self._inspection.device)
-        verify_golden(bundle, self._inspection)
         self._example = np.zeros(bundle.input_shape, bundle.manifest["input"]["dtype"])
         golden = bundle.manifest["golden"]
         if golden:
