@@ -114,7 +114,7 @@ def _plan(asked: Asked) -> Any:
     from bench.splits import Plan
     from calib.options import TrainOptions
 
-    template = TrainOptions(asked.category, asked.category, threads=asked.threads, seed=asked.seed)
+    template = TrainOptions(asked.category, asked.category, threads=asked.threads, seed=asked.seed, repeats=0)
     template = template if asked.minutes is None else replace(template, minutes=asked.minutes)
     methods = tuple(name.strip() for name in asked.methods.split(",")) if asked.methods else (template.reconstruct,)
     return Plan(asked.category, methods, asked.splits or 1, asked.images, template, asked.device)

@@ -49,11 +49,13 @@ def calibrate(
     decisions = torch.cat(
         [score.decision_map(e[None], z, made, x) for e, z, x in zip(errors, apart, expected, strict=True)]
     )
+    threshold = score.CLASSIC_LIMIT if rule == "classic" else None
     if drawn is not None and drawn.targets:
-        weight = _weights(decisions, drawn, mask, false_reject)
+        threshold = threshold or _limit(decisions, _common(drawn, mask), false_reject)
+        weight = _weights(decisions, drawn, threshold)
         zones, decisions = zones._replace(weight=weight), decisions * weight
     scores = [float(value) for value in score.scores(decisions)]
-    limit = fixed_limit(scores, score.CLASSIC_LIMIT) if rule == "classic" else quantile_limit(scores, false_reject)
+    limit = quantile_limit(scores, false_reject) if threshold is None else fixed_limit(scores, threshold)
     return Calibration(zones, made, context, limit, scores, decisions, _notes(made, limit))
 
 
@@ -69,19 +71,19 @@ def _context(
     return context, [context.expected(one[None], own.mu) for one, own in zip(textures, apart, strict=True)]
 
 
-def _weights(decisions: Tensor, drawn: Drawn, mask: Tensor, false_reject: float) -> Tensor:
-    """Return the factor of each cell that makes one threshold right for all zones, (rows, cols).
-
-    The part's own limit is that of the cells without a target; a zone with a target is stretched until its limit there
-    is the same number.
-    """
+def _common(drawn: Drawn, mask: Tensor) -> Tensor:
+    """Return the cells of `mask` without a target of their own, whose limit is the part's; all when there are none."""
     common = mask.clone()
     for cells, _ in drawn.targets:
         common &= ~cells
-    weight = torch.ones(mask.shape)
-    limit = _limit(decisions, common if bool(common.any()) else mask, false_reject)
+    return common if bool(common.any()) else mask
+
+
+def _weights(decisions: Tensor, drawn: Drawn, threshold: float) -> Tensor:
+    """Return the factor of each cell (rows, cols) that stretches each zone until its own limit is `threshold`."""
+    weight = torch.ones(decisions.shape[1:])
     for cells, target in drawn.targets:
-        weight[cells] = limit / _limit(decisions, cells, target)
+        weight[cells] = threshold / _limit(decisions, cells, target)
     return weight
 
 

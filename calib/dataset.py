@@ -79,8 +79,18 @@ def load(
 
 
 def _without(paths: Sequence[Path], exclude: Path) -> list[Path]:
-    """Return the paths whose names `exclude` does not hold; raises DatasetError for a name that nothing bears."""
-    lines = (line.partition("#")[0].strip() for line in exclude.read_text("utf-8").splitlines())
+    """Return the paths whose names `exclude` does not hold.
+
+    Raises DatasetError for a name that nothing bears, and when `exclude` is not a text file.
+    """
+    try:
+        text = exclude.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(
+            f"{exclude}: cannot be read as text ({error}). Nothing was learned; give a text file with the names of "
+            "images to leave out, one a line"
+        ) from error
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     names = {line for line in lines if line}
     unknown = sorted(names - {path.name for path in paths})
     if unknown:

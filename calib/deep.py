@@ -1,4 +1,4 @@
-"""Fits the methods on pretrained features: memory, feature and hybrid.
+"""Fits the methods on pretrained features: feature, memory, hybrid and network.
 
 Features of all good images are computed once. Everything that learns from them is made once for each fold, to score the
 images it has not seen, and once from all of them.
@@ -6,82 +6,107 @@ images it has not seen, and once from all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib import featurenet, memory, pretrained
+from calib import feature, memory, network, pretrained
 from calib import features as learning
+from calib.features import Library
 from calib.fitting import FOLDS, Fitted, Settings, levelled, rest, split
+from calib.reduction import Reduced, errors, reduce
 from line_worker.vision.deep import BRANCHES, Branch, Deep
-from line_worker.vision.features import Features
 
 Canonical = NDArray[np.float32]
 LEVEL_IMAGES = 48
 
 
+class Made(NamedTuple):
+    """A branch for each fold and, last, the final one; errors (N, 1, rows, cols) of held-out images; see Fitted."""
+
+    stages: Sequence[Branch]
+    errors: Tensor
+    steps: int = 0
+    cut: bool = False
+
+
+class Work(NamedTuple):
+    """What every branch is made from; fits: the images of each model, the last has all."""
+
+    settings: Settings
+    library: Library
+    reduced: Reduced
+    cells: Tensor
+    folds: list[Tensor]
+    fits: list[Tensor]
+    placed: bool
+
+
 def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[np.bool_]) -> Fitted:
     """Fit `settings.method` to good canonical images; template is where the part lies."""
-    tell = settings.progress
+    tell, count = settings.progress, len(canonicals)
     features = learning.learn_features(pretrained.load(settings.backbone), canonicals, template)
     library = learning.extract(features, canonicals, settings.threads, lambda share: tell("compute features", share))
-    folds = split(len(canonicals), settings.seed)
-    reduced = memory.reduce(library, features.cells, settings.seed)
-    apart = rest(folds[0], len(canonicals))
-    placed, ratio = memory.is_placed(reduced, features.cells, folds[0], apart, settings.seed)
-    branches: dict[str, tuple[list[Branch], Tensor]] = {}
-    steps, cut = 0, False
-    for name in BRANCHES[settings.method][::-1]:  # the quick one first: its time is known when the other plans its own
-        if name == "memory":
-            branches[name] = _fit_memory(settings, reduced, features.cells, folds, placed)
-        else:
-            stages, errors, steps, cut = _fit_net(settings, library, features, folds)
-            branches[name] = stages, errors
-    order = BRANCHES[settings.method]
-    models = [
-        Deep(settings.method, features, {name: branches[name][0][k] for name in order}).eval().requires_grad_(False)
-        for k in range(FOLDS + 1)
-    ]
-    flat = tuple(name == "memory" or not placed for name in order)
-    errors = torch.cat([branches[name][1] for name in order], 1)
-    return Fitted(models[-1], models[0], folds[0], errors, flat, steps, cut, (_words(placed, ratio),))
-
-
-def _fit_memory(
-    settings: Settings, reduced: memory.Reduced, cells: Tensor, folds: Sequence[Tensor], placed: bool
-) -> tuple[list[Branch], Tensor]:
-    """Return a memory for each fold and, last, the final one, with the errors (N, 1, rows, cols) of held-out images."""
-    count = len(reduced.values)
-    errors = torch.zeros(count, 1, *cells.shape)
-    stages: list[Branch] = []
+    folds = split(count, settings.seed)
     fits = [*(rest(fold, count) for fold in folds), torch.arange(count)]
-    for k, images in enumerate(fits):
+    reduced = reduce(library, features.cells, settings.seed)
+    placed, ratio = memory.is_placed(reduced, features.cells, folds[0], fits[0], settings.seed)
+    work = Work(settings, library, reduced, features.cells, folds, fits, placed)
+    method = settings.method if placed or settings.method != "hybrid" else "memory"
+    made = {name: MAKERS[name](work) for name in BRANCHES[method]}
+    models = [
+        Deep(method, features, reduced.reduction, {name: one.stages[k] for name, one in made.items()})
+        for k in (0, FOLDS)
+    ]
+    apart, final = (model.eval().requires_grad_(False) for model in models)
+    flat = tuple(name == "memory" or not placed for name in made)
+    maps = torch.cat([one.errors for one in made.values()], 1)
+    steps, cut = max(one.steps for one in made.values()), any(one.cut for one in made.values())
+    return Fitted(final, apart, folds[0], maps, flat, steps, cut, (_words(placed, ratio),))
+
+
+def _memory(work: Work) -> Made:
+    tell, seed = work.settings.progress, work.settings.seed
+    stages = []
+    for k, images in enumerate(work.fits):
 
         def progress(share: float, k: int = k) -> None:
-            settings.progress("remember good parts", (k + share) / len(fits))
+            tell("remember good parts", (k + share) / len(work.fits))
 
-        made = memory.build(reduced, cells, images, placed, 1000 * settings.seed + k, progress)
-        stages.append(made)
-        if k < len(folds):
-            errors[folds[k]] = memory.distances(made, reduced, folds[k], settings.threads)
-    settings.progress("remember good parts", 1.0)
-    return stages, errors
+        stages.append(memory.build(work.reduced, work.cells, images, work.placed, 1000 * seed + k, progress))
+    tell("remember good parts", 1.0)
+    return Made(stages, _held_out(work, stages))
 
 
-def _fit_net(
-    settings: Settings, library: learning.Library, features: Features, folds: Sequence[Tensor]
-) -> tuple[list[Branch], Tensor, int, bool]:
-    """Return a network for each fold and, last, the final one, errors of held-out images, steps, and whether cut."""
-    count = len(library.fine)
-    fits = [*(rest(fold, count) for fold in folds), torch.arange(count)]
-    steps = settings.steps or featurenet.plan(settings.seconds, len(fits), settings.threads, features.cells.numel())
-    trained = featurenet.train_together(
-        library,
-        features.cells,
-        fits,
+def _feature(work: Work) -> Made:
+    parts = feature.gather(work.reduced, work.cells)
+    stages = []
+    for images in work.fits:
+        stages.append(feature.build(parts, images))
+        work.settings.progress("learn how parts vary", len(stages) / len(work.fits))
+    return Made(stages, _held_out(work, stages))
+
+
+def _held_out(work: Work, stages: Sequence[Branch]) -> Tensor:
+    """Return the error maps (N, 1, rows, cols) of each image by the model that has not seen it."""
+    found = torch.zeros(len(work.reduced.values), 1, *work.cells.shape)
+    for stage, fold in zip(stages, work.folds, strict=False):
+        found[fold] = errors(stage, work.reduced, fold, work.settings.threads)
+    return found
+
+
+def _network(work: Work) -> Made:
+    settings = work.settings
+    cells = work.cells.numel()
+    steps = settings.steps or network.plan(settings.seconds, len(work.fits), settings.threads, cells)
+    trained = network.train_together(
+        work.library,
+        work.cells,
+        work.fits,
         steps,
         settings.seed,
         settings.deadline,
@@ -91,20 +116,23 @@ def _fit_net(
     )
 
     def judged(stage: int, chosen: Tensor) -> Tensor:
-        return featurenet.errors(trained.stages[stage], library, chosen, settings.threads)
+        return network.errors(trained.stages[stage], work.library, chosen, settings.threads)
 
-    held_out = [judged(k, fold) for k, fold in enumerate(folds)]
-    levels = [judged(k, fit[:: -(-len(fit) // LEVEL_IMAGES)]).mean(0) for k, fit in enumerate(fits)]
-    return list(trained.stages), levelled(held_out, levels, folds), trained.steps, trained.cut
+    held_out = [judged(k, fold) for k, fold in enumerate(work.folds)]
+    levels = [judged(k, fit[:: -(-len(fit) // LEVEL_IMAGES)]).mean(0) for k, fit in enumerate(work.fits)]
+    return Made(trained.stages, levelled(held_out, levels, work.folds), trained.steps, trained.cut)
+
+
+MAKERS: dict[str, Callable[[Work], Made]] = {"memory": _memory, "feature": _feature, "network": _network}
 
 
 def _words(placed: bool, ratio: float) -> str:
     if placed:
         return (
-            f"Each place of the part has its own memory: held-out good parts lie {ratio:.2f} times as far from it as "
+            f"Every place of the part has its own memory: held-out good parts lie {ratio:.2f} times as far from it as "
             "from one memory for all places, and it is more particular."
         )
     return (
-        f"One memory serves all places: held-out good parts lie {ratio:.2f} times as far from a memory of the place "
-        "alone, as on texture that looks the same everywhere."
+        f"One memory serves all places, as for texture that looks the same everywhere: held-out good parts lie "
+        f"{ratio:.2f} times as far from a memory of their own place."
     )

@@ -6,20 +6,14 @@ to start with and forgives a pose that is a cell off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from calib.features import Library
-from calib.schedule import single_threaded
-from line_worker.vision.cells import blur_inside
-from line_worker.vision.features import spread
-from line_worker.vision.memory import REACH, SMOOTHING, Memory, Reduction, pooled
+from calib.reduction import Reduced, errors
+from line_worker.vision.memory import Memory
 
-DIMENSIONS = 96
 PROTOTYPES = 64  # for each cell, where the bundle has room
 BANK_BYTES = 30 << 20  # of half-precision prototypes
 SHARED = 2048  # prototypes for all cells together, where the place says nothing
@@ -28,37 +22,7 @@ ROUNDS, SHARED_ROUNDS = 3, 10
 CHUNK = 32  # cells at a time
 LONG = 2.0  # a part is long when its grid is this much wider than high (canonical parts lie on their long side)
 PLACED = 1.05  # prototypes of the place may be this much further away than shared ones and still be preferred
-BASIS_CELLS = 100_000
 SHOWN = 48  # held-out images on which the two are compared
-
-
-class Reduced(NamedTuple):
-    """Reduced features of all good images, half precision (N, rows, cols, D), and the way there."""
-
-    reduction: Reduction
-    values: Tensor
-
-    def planes(self, chosen: Tensor) -> Tensor:
-        """Return the values of some images as (n, D, rows, cols), float32."""
-        return self.values[chosen].float().permute(0, 3, 1, 2)
-
-
-def reduce(library: Library, cells: Tensor, seed: int) -> Reduced:
-    """Return all features after PCA, whose basis comes from the object's cells of all images."""
-    dice = torch.Generator().manual_seed(seed)
-    rows = []
-    each = max(1, BASIS_CELLS // len(library.fine))
-    for k in range(len(library.fine)):
-        maps = library.maps(torch.tensor([k]))
-        both = torch.cat([pooled(maps.fine), spread(pooled(maps.coarse), maps.fine)], 1)[0][:, cells].T
-        rows.append(both[torch.randperm(len(both), generator=dice)[:each]])
-    sample = torch.cat(rows)
-    covariance = sample.T @ sample / len(sample)
-    basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :DIMENSIONS].contiguous()
-    reduction = Reduction(basis, library.fine.shape[1]).eval()
-    with torch.inference_mode():
-        values = [reduction(library.maps(torch.tensor([k]))) for k in range(len(library.fine))]
-    return Reduced(reduction, torch.cat([value.permute(0, 2, 3, 1).half() for value in values]))
 
 
 def build(
@@ -72,7 +36,7 @@ def build(
     """Return a memory of `images` (indices): prototypes of each cell, or shared ones when not `placed`."""
     dice = torch.Generator().manual_seed(seed)
     bank = _placed(reduced.values[images], cells, dice, progress) if placed else _shared(reduced, cells, images, dice)
-    return Memory(reduced.reduction, bank, cells).eval()
+    return Memory(bank, cells).eval()
 
 
 def window(rows: int, cols: int) -> tuple[int, int]:
@@ -149,17 +113,5 @@ def is_placed(reduced: Reduced, cells: Tensor, fold: Tensor, rest: Tensor, seed:
     typical = []
     for placed in (True, False):
         memory = build(reduced, cells, rest, placed, seed)
-        typical.append(float(distances(memory, reduced, shown, 1)[:, 0][:, cells].mean()))
+        typical.append(float(errors(memory, reduced, shown, 1)[:, 0][:, cells].mean()))
     return typical[0] <= PLACED * typical[1], typical[0] / typical[1]
-
-
-def distances(memory: Memory, reduced: Reduced, chosen: Sequence[int] | Tensor, threads: int) -> Tensor:
-    """Return the memory's error maps (n, 1, rows, cols) of the chosen images, one at a time as on the line."""
-
-    @torch.inference_mode()
-    def one(k: int) -> Tensor:
-        planes = reduced.planes(torch.tensor([k]))
-        return blur_inside(memory.distances(planes), memory.cells, SMOOTHING, REACH)
-
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        return torch.cat(list(pool.map(one, [int(k) for k in chosen])))

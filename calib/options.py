@@ -34,7 +34,7 @@ class TrainOptions:
     pose: str = "auto"
     reconstruct: str = "auto"
     rule: str = "zone"
-    false_reject: float = 0.02
+    false_reject: float = 0.025
     minutes: float = 8.0
     seed: int = 0
     threads: int = 2
@@ -46,7 +46,7 @@ class TrainOptions:
     bad: Path | None = None
     zones: Path | None = None
     zone: tuple[str, ...] = ()
-    repeats: int = 8
+    repeats: int = 5
 
     @property
     def method(self) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 from line_worker.errors import ConfigError
 from line_worker.vision.backbone import Arrays, Backbone
@@ -32,10 +32,22 @@ def load(path: Path | None) -> Backbone:
     if path is None:
         return _packaged()
     try:
-        weights = load_file(path)
+        weights = {name: value.float().numpy() for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise ConfigError("backbone", [f"{path}: is not a safetensors file ({error})"]) from error
-    return _timm(path, weights)
+    try:
+        backbone = _timm(path, weights)
+        backbone(torch.zeros(1, 3, 64, 64))
+    except KeyError as error:
+        raise _unusable(path, f"has no {error.args[0]}") from error
+    except (ValueError, RuntimeError) as error:
+        raise _unusable(path, f"its layers do not fit together ({error})") from error
+    return backbone
+
+
+def _unusable(path: Path, problem: str) -> ConfigError:
+    advice = "Give a timm-style efficientnet_lite* or mobilenetv2_* network, or leave it out"
+    return ConfigError("backbone", [f"{path}: {problem}. {advice}"])
 
 
 def _packaged() -> Backbone:
@@ -69,10 +81,7 @@ def _timm(path: Path, weights: Mapping[str, NDArray[Any]]) -> Backbone:
     """Return the backbone in timm's names: conv_stem, bn1, blocks.STAGE.BLOCK.conv_pw ..."""
     problem = _misfit(weights)
     if problem:
-        raise ConfigError(
-            "backbone",
-            [f"{path}: {problem}. Give a timm-style efficientnet_lite* or mobilenetv2_* network, or leave it out"],
-        )
+        raise _unusable(path, problem)
     arrays = _folded(weights, "stem", "conv_stem", "bn1")
     strides: list[int] = []
     taps: list[int] = []

@@ -109,11 +109,15 @@ def _zones(learned: Learned, shades: tuple[float, float]) -> str:
     cells = [picture(figures.uri(figures.part(learned.chosen.rectifier.mean, *shades)), "<b>The mean part</b>")]
     limits = zones.limit(learned.calibrated.limit.threshold, learned.calibrated.rule)
     for k, what in enumerate(_maps_of(learned)):
+        usual, spread = learned.fitted.errors[:, k].mean(0), learned.fitted.errors[:, k].std(0)
         planes = {
-            "Usual error": (zones.mu[k], "of good parts"),
-            "Spread of the error": (zones.sigma[k], "from one good part to the next"),
+            "Usual error": (usual, "of good parts"),
+            "Spread of the error": (spread, "from one good part to the next"),
             "Error at which the zone fails the part": (limits[0, k], "by the zone rule"),
         }
+        if learned.fitted.flat[k]:  # one limit for all of the part: nothing to draw
+            _, (limit, _) = planes.popitem()
+            planes["Spread of the error"] = (spread, f"from part to part; all zones fail at {float(limit.max()):.2f}")
         for name, (plane, note) in planes.items():
             heat, low, high = figures.heat(plane.numpy(), mask, size)
             cells.append(picture(figures.uri(heat), f"<b>{name}</b>{what}, {note}{scale(low, high)}"))

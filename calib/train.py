@@ -8,10 +8,12 @@ bad parts -> golden images -> report -> bundle, written whole or not at all.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from calib import bad, calibration, choosing, classic, dataset, deep, zoning
@@ -23,6 +25,7 @@ from calib.fitting import Fitted, Settings
 from calib.learned import Learned, Straightened
 from calib.options import TrainOptions
 from calib.power import Power
+from calib.schedule import single_threaded
 from line_worker.bundle import Bundle, check_place, write_bundle
 from line_worker.errors import DatasetError
 from line_worker.verdicts import Reason
@@ -63,7 +66,10 @@ def train(options: TrainOptions, progress: Progress = lambda stage, share: None)
     """
     started = time.monotonic()
     options.check()
-    zoning.parse(options.zone)
+    if options.zones is not None:
+        zoning.read_labels(options.zones, options.zone)
+    if options.bad is not None:
+        bad.find(options.bad)
     check_place(options.out)
     learned = learn(options, started, progress)
     inspection = learned.inspection()
@@ -178,18 +184,19 @@ def _power(
     if not options.repeats:
         return None
 
-    def judge(canonicals: list[NDArray[np.float32]]) -> list[float]:
-        found = []
-        for canonical in canonicals:
-            picture = batch([canonical])
-            decision = standard.decisions(fitted.apart(picture), standard.expected(picture))
-            found.append(float(scores(decision)))
-        return found
+    @torch.inference_mode()
+    def one(canonical: NDArray[np.float32]) -> float:
+        picture = batch([canonical])
+        return float(scores(standard.decisions(fitted.apart(picture), standard.expected(picture))))
+
+    def judge(canonicals: Sequence[NDArray[np.float32]]) -> list[float]:
+        with single_threaded(), ThreadPoolExecutor(options.threads) as pool:
+            return list(pool.map(one, canonicals))
 
     unseen = [straight.canonicals[i] for i in fitted.held_out.tolist()]
     dice = np.random.default_rng(options.seed)
     return painted.power(
-        judge,  # type: ignore[arg-type]
+        judge,
         unseen,
         rectifier.template_mask,
         span(rectifier),

@@ -8,6 +8,7 @@ it a false-reject target of its own. Labels that are not mentioned are judged as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -47,20 +48,27 @@ def parse(rules: Sequence[str]) -> dict[int, float | None]:
     return wanted
 
 
-def read(options_zones: object, rules: Sequence[str], mask: Tensor) -> Drawn:
+def read(path: Path, rules: Sequence[str], mask: Tensor) -> Drawn:
     """Read the label image and put it on the grid of `mask` (rows, cols).
 
-    Raises ConfigError for a picture that is not a label image, a label that it does not hold, or zones that leave
-    nothing to judge.
+    Raises ConfigError as `read_labels` does, and for zones that leave nothing to judge.
+    """
+    return on_grid(*read_labels(path, rules), mask)
+
+
+def read_labels(path: Path, rules: Sequence[str]) -> tuple[NDArray[np.generic], dict[int, float | None]]:
+    """Return the label image (H, W) and the target of each label, see `parse`.
+
+    Raises ConfigError for bad rules, a picture that is not a label image, or a label that it does not hold.
     """
     wanted = parse(rules)
-    labels = read_image(options_zones)  # type: ignore[arg-type]
+    labels = read_image(path)
     if labels.ndim != 2:
-        raise ConfigError("train", [f"zones {options_zones}: must be a gray image whose values are labels, not colour"])
+        raise ConfigError("train", [f"zones {path}: must be a gray image whose values are labels, not colour"])
     missing = [label for label in wanted if not (labels == label).any()]
     if missing:
-        raise ConfigError("train", [f"zones {options_zones}: holds no pixel of label {missing[0]}"])
-    return on_grid(labels, wanted, mask)
+        raise ConfigError("train", [f"zones {path}: holds no pixel of label {missing[0]}"])
+    return labels, wanted
 
 
 def on_grid(labels: NDArray[np.generic], wanted: Mapping[int, float | None], mask: Tensor) -> Drawn:

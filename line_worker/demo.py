@@ -92,7 +92,7 @@ def _train(folder: Path, seed: int, console: Console) -> Path:
 
     bundle = folder / "demo.bundle"
     with bars(console) as report:
-        train(TrainOptions(folder / "good", bundle, minutes=TRAIN_MINUTES, seed=seed), report)
+        train(TrainOptions(folder / "good", bundle, minutes=TRAIN_MINUTES, seed=seed, repeats=0), report)
     return bundle
 
 

@@ -51,6 +51,9 @@ def test_figures_on_drawn_parts(tiny_bundle, category):
     assert set(figures["per_defect"]) == {"missing", "pit"}
     assert figures["per_defect"]["missing"]["images"] == 4
     assert 0 < figures["ms_per_part"] < 5000
+    stages = [figures[f"ms_{stage}"] for stage in ("rectify", "reconstruct", "score", "decide")]
+    assert min(stages) > 0
+    assert max(stages) <= figures["ms_per_part"]
     assert shares[-1] == 1.0
 
 
@@ -66,7 +69,8 @@ def test_held_out_good_images_are_judged_apart_from_the_test_images(tiny_bundle,
     figures = accuracy(bundle, tmp_path, held_out=[unseen / "0.png", unseen / "1.png"])
     assert figures["false_reject_heldout"] == 0.5  # the empty picture has no verdict, and is a reject
     assert figures["auroc_heldout_good"] == 0.5  # it outranks the bad part, the good one does not
-    apart = ("false_reject_heldout", "auroc_heldout_good", "ms_per_part")
+    apart = {"false_reject_heldout", "auroc_heldout_good"} | {name for name in plain if name.startswith("ms_")}
+    assert figures.keys() == plain.keys()
     assert {k: v for k, v in figures.items() if k not in apart} == {k: v for k, v in plain.items() if k not in apart}
 
 

@@ -18,9 +18,10 @@ from line_worker.bundles import describe, difference, judge_golden, verify
 from line_worker.cli import main
 from line_worker.errors import BundleError
 from line_worker.images import encode_png, save_png
+from line_worker.selftest import self_tested
 from line_worker.source.drawing import draw_part
 from line_worker.verdicts import Reason
-from line_worker.vision.inspection import Inspected, Inspection
+from line_worker.vision.inspection import Inspected
 
 SIZE = (240, 320)
 PICTURE = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -94,6 +95,7 @@ def test_show_a_trained_bundle(tiny_bundle):
     facts = describe(Bundle.load(tiny_bundle))
     json.dumps(facts, allow_nan=False)
     assert (facts["images"], facts["input"]["shape"]) == (24, list(SIZE))
+    assert (facts["method"], facts["rule"]["name"], facts["format"]) == ("classic", "zone", FORMAT)
     assert 0 < facts["false_rejects_per_1000"]["low"] < facts["false_rejects_per_1000"]["expected"]
 
 
@@ -257,19 +259,19 @@ def test_a_bundle_without_golden_images_reproduces_nothing(tiny_bundle, tmp_path
 
 # ---- diff ------------------------------------------------------------------------------------------------------------
 
+CALIBRATION = SECTIONS["calibration"]
+
 
 def test_diff_of_the_same_content(tmp_path, capsys):
     a = write(tmp_path / "a")
-    b = write(tmp_path / "b", settings={"locate": "background", "seed": 7}, golden=GOLDEN[:1])
+    told = {**CALIBRATION, "notes": ["pose rigid."], "power": {"rows": []}, "bad": {"x.png": [3.0, "ANOMALY"]}}
+    b = write(tmp_path / "b", settings={"locate": "background", "seed": 7}, golden=GOLDEN[:1], calibration=told)
     facts = difference(a, b)
     assert facts["same"]
     assert (facts["settings"], facts["judging"], facts["arrays"]) == ({"seed": (0, 7)}, {}, {})
     code, said = run(capsys, "diff", a.path, b.path)
     assert code == 0
     assert "setting seed: 0 -> 7" in said
-
-
-CALIBRATION = SECTIONS["calibration"]
 
 
 @pytest.mark.parametrize(
@@ -334,7 +336,7 @@ def test_diff_lists_the_images_that_get_another_verdict(tiny_bundle, tmp_path, c
         save_png(tmp_path / f"{name}.png", draw_part(rng, defect=defect, size=SIZE).image)
     (tmp_path / "cut.png").write_bytes(b"no image")
     bundle = Bundle.load(tiny_bundle)
-    inspected = Inspection.from_bundle(bundle).inspect([draw_part(np.random.default_rng(41), size=SIZE).image])[0]
+    inspected = self_tested(bundle, "cpu").inspect([draw_part(np.random.default_rng(41), size=SIZE).image])[0]
     assert inspected.reason is Reason.NONE
     shutil.copytree(tiny_bundle, tmp_path / "strict.bundle")
     edited(tmp_path / "strict.bundle", threshold=inspected.score / 2, golden=[])

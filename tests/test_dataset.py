@@ -87,3 +87,36 @@ def test_a_long_list_is_cut(tmp_path):
         (tmp_path / f"broken{number:02d}.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match="and 18 more"):
         dataset.load(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])  # what Windows calls UTF-8 begins with a mark
+def test_excluded_images_are_left_out(tmp_path, encoding):
+    fill(tmp_path)
+    (tmp_path / "03.png").write_bytes(b"not a picture")  # and is not even read
+    listed = "03.png\n\n  07.png   # a scratch\n# 08.png is fine\n03.png\n"
+    (tmp_path / "exclude.txt").write_text(listed, encoding)
+    data = dataset.load(tmp_path, exclude=tmp_path / "exclude.txt")
+    assert data.names == [f"{number:02d}.png" for number in range(22) if number not in (3, 7)]
+    assert np.array_equal(data.images[3], SHADES[4])
+
+
+def test_names_to_exclude_that_nothing_bears_are_all_said(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "exclude.txt").write_text("03.png\ngone.png\ndeeper/04.png\n")
+    with pytest.raises(DatasetError, match=r"names 2 file\(s\).*\(deeper/04.png, gone.png\).*correct the names"):
+        dataset.load(tmp_path, exclude=tmp_path / "exclude.txt")
+
+
+def test_excluding_too_many_is_said(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "exclude.txt").write_text("00.png\n01.png\n02.png\n")
+    with pytest.raises(DatasetError, match="holds 19 images, and it takes at least 20"):
+        dataset.load(tmp_path, exclude=tmp_path / "exclude.txt")
+
+
+def test_a_file_to_exclude_by_that_is_no_text_is_said(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "exclude.txt").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "exclude.txt", tmp_path, tmp_path / "gone.txt"):
+        with pytest.raises(DatasetError, match=r"cannot be read as text.*one a line"):
+            dataset.load(tmp_path, exclude=path)

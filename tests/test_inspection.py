@@ -7,11 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from line_worker.bundle import Bundle, verify_golden
+from line_worker.bundle import GOLDEN_TOLERANCE, Bundle, verify_golden
 from line_worker.errors import BundleError, ConfigError
 from line_worker.source.drawing import draw_part
 from line_worker.verdicts import Reason
@@ -69,6 +70,18 @@ def test_a_pass_has_a_map_and_no_box(inspection):
     assert inspected.anomaly.max() == pytest.approx(inspected.score, rel=0.2)
 
 
+def test_a_p_value_says_how_many_good_parts_score_as_much(bundle, inspection):
+    scores = sorted(bundle.manifest["calibration"]["scores"].values())
+    rng = np.random.default_rng(14)
+    flawed = draw_part(rng, defect="missing", size=SIZE).image
+    *passed, failed = inspection.inspect([*good(3), flawed])
+    for judged in passed:
+        assert judged.p_value == (1 + sum(score >= judged.score for score in scores)) / (1 + len(scores))
+    assert failed.score > max(scores)
+    assert failed.p_value == 1 / (1 + len(scores))
+    assert inspection.inspect([np.full(SIZE, 190, np.uint8)])[0].p_value is None
+
+
 def test_pictures_without_a_part_are_undecided(inspection):
     odd = [
         np.full(SIZE, 190, np.uint8),
@@ -76,13 +89,44 @@ def test_pictures_without_a_part_are_undecided(inspection):
         np.full((100, 100), 190, np.uint8),
         np.full((*SIZE, 3), 190, np.uint8),
         np.full(SIZE, 190, np.uint16),
-        np.random.default_rng(0).integers(0, 255, SIZE, dtype=np.uint8),
+        np.random.default_rng(0).integers(120, 255, SIZE, dtype=np.uint8),
     ]
     inspected = inspection.inspect([*odd, *good(1)])
-    assert [i.reason for i in inspected[:5]] == [Reason.NO_OBJECT, Reason.NO_OBJECT] + 3 * [Reason.SHAPE]
+    # a black picture may hold a part that no light falls on: what is wrong is the light
+    assert [i.reason for i in inspected[:5]] == [Reason.NO_OBJECT, Reason.EXPOSURE] + 3 * [Reason.SHAPE]
     assert inspected[5].reason in (Reason.NO_OBJECT, Reason.POSE)
     assert all(i.score is None and i.boxes == () and i.anomaly is None for i in inspected[:6])
     assert inspected[6].reason is Reason.NONE  # the others did not disturb it
+
+
+def blurred(image: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 4.0))
+
+
+@pytest.mark.parametrize("defect", ["", "missing"])
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda image: image // 2, Reason.EXPOSURE),
+        (lambda image: np.full_like(image, 255), Reason.EXPOSURE),
+        (lambda image: np.minimum(image.astype(int) * 3 // 2, 255).astype(np.uint8), Reason.EXPOSURE),
+        (lambda image: np.random.default_rng(0).integers(0, 255, image.shape, dtype=np.uint8), Reason.EXPOSURE),
+        (blurred, Reason.FOCUS),
+    ],
+    ids=["half the light", "white", "too much light", "snow", "out of focus"],
+)
+def test_a_blind_station_gives_no_verdict(inspection, defect, spoil, reason):
+    image = draw_part(np.random.default_rng(15), defect=defect, size=SIZE).image
+    plain, spoiled = inspection.inspect([image, spoil(image)])
+    assert plain.reason is (Reason.ANOMALY if defect else Reason.NONE)
+    assert (spoiled.reason, spoiled.score, spoiled.boxes, spoiled.p_value) == (reason, None, (), None)
+
+
+def test_without_a_commissioned_range_every_picture_is_judged(inspection):
+    inspection.standard = inspection.standard._replace(commissioned=None)
+    black, dim = inspection.inspect([np.zeros(SIZE, np.uint8), good(1)[0] // 2])
+    assert black.reason is Reason.NO_OBJECT
+    assert dim.score is not None
 
 
 def test_no_images_give_no_verdicts(inspection):
@@ -136,33 +180,45 @@ def test_what_is_not_finite_is_never_a_pass(inspection, poison, place):
     if place == "weights":
         inspection.reconstructor.net.decoder[-1].weight[0, 0, 0, 0] = poison
     elif place == "mu":
-        inspection.zones.mu[inspection.zones.mask] = poison
+        zones = inspection.standard.zones
+        zones.mu[:, zones.mask] = poison
     else:
-        rectify = inspection.rectifier.rectify
-        spoiled = rectify(good(1)[0]).canonical.copy()
+        rectifier = inspection.rectifier
+        spoiled = rectifier.rectify(good(1)[0]).canonical.copy()
         spoiled[spoiled.shape[0] // 2] = poison
 
         class Spoils:
+            template_mask, frame = rectifier.template_mask, rectifier.frame
+
             def rectify(self, image):
-                return rectify(image)._replace(canonical=spoiled)
+                return rectifier.rectify(image)._replace(canonical=spoiled)
 
         inspection.rectifier = Spoils()
     inspected = inspection.inspect(good(1))[0]
     assert inspected.reason is not Reason.NONE
-    if place == "mu" or np.isnan(poison):  # an infinitely bright pixel is drawn like any bright one, and fails
+    if place != "weights" or np.isnan(poison):  # an infinite weight of the last layer draws white, and fails
         assert (inspected.reason, inspected.score) == (Reason.NONFINITE, None)
 
 
 def test_parts_that_do_not_fit_together_are_a_bundle_error(bundle):
-    odd = replace(bundle, manifest={**bundle.manifest, "rule": {"name": "zone", "colour": "blue"}})
+    standard = {**bundle.manifest["standard"], "rule": {"name": "zone", "colour": "blue"}}
+    odd = replace(bundle, manifest={**bundle.manifest, "standard": standard})
     with pytest.raises(BundleError, match=r"do not fit together.*colour"):
         Inspection.from_bundle(odd)
 
 
-def test_weights_that_are_not_finite_are_a_bundle_error(bundle):
-    name = "reconstruct.net.decoder.0.conv.weight"
+@pytest.mark.parametrize("name", ["rule", "commissioned"])
+def test_a_standard_that_lacks_something_is_a_bundle_error(bundle, name):
+    standard = {key: value for key, value in bundle.manifest["standard"].items() if key != name}
+    odd = replace(bundle, manifest={**bundle.manifest, "standard": standard})
+    with pytest.raises(BundleError, match=rf"do not fit together.*{name}"):
+        Inspection.from_bundle(odd)
+
+
+@pytest.mark.parametrize("name", ["reconstruct.net.decoder.0.conv.weight", "standard.zones.mu"])
+def test_arrays_that_are_not_finite_are_a_bundle_error(bundle, name):
     odd = replace(bundle, arrays={**bundle.arrays, name: bundle.arrays[name] * np.nan})
-    with pytest.raises(BundleError, match=r"net.decoder.0.conv.weight is not finite"):
+    with pytest.raises(BundleError, match=rf"{name.partition('.')[2]} is not finite"):
         Inspection.from_bundle(odd)
 
 
@@ -173,3 +229,19 @@ def test_a_device_that_is_not_here_is_said(bundle):
         with pytest.raises(ConfigError, match="use auto or cpu"):
             Inspection.from_bundle(bundle, "cuda")
         assert Inspection.from_bundle(bundle, "auto").device.type == "cpu"
+
+
+def test_a_runtime_that_is_not_known_is_said(bundle):
+    with pytest.raises(ConfigError, match=r"'abacus' is not one of auto, torch, openvino"):
+        Inspection.from_bundle(bundle, runtime="abacus")
+
+
+def test_openvino_gives_the_same_verdicts_and_reproduces_the_golden_images(bundle, inspection):
+    pytest.importorskip("openvino")
+    other = Inspection.from_bundle(bundle, "cpu", "openvino")
+    assert (inspection.runtime, other.runtime) == ("torch", "openvino")
+    verify_golden(bundle, other)
+    images = [*good(3), draw_part(np.random.default_rng(16), defect="missing", size=SIZE).image]
+    for ours, theirs in zip(inspection.inspect(images), other.inspect(images), strict=True):
+        assert theirs.reason is ours.reason
+        assert theirs.score == pytest.approx(ours.score, rel=GOLDEN_TOLERANCE, abs=GOLDEN_TOLERANCE)

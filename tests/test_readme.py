@@ -17,6 +17,7 @@ from line_worker.wire.links import LINKS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+GROUPS = ("bench", "bundle")  # commands that have commands
 COMMANDS = sorted(set(re.findall(r"^\s*(?:\$ )?(line-worker [^#`\n]+)", README, re.MULTILINE)))
 
 
@@ -31,7 +32,7 @@ def _help(*command: str) -> str:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_and_option_exists(line: str) -> None:
     words = shlex.split(line)[1:]
-    command = words[:2] if words[0] == "bench" else words[:1]
+    command = words[:2] if words[0] in GROUPS else words[:1]
     text = _help(*command)
     for option in (word for word in words if word.startswith("--")):
         assert option in text, f"{' '.join(command)} has no {option}"

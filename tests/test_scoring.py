@@ -25,6 +25,7 @@ def folder(tmp_path):
     (tmp_path / "deeper").mkdir()
     save_png(tmp_path / "deeper" / "b_bad.png", draw_part(rng, defect="missing", size=SIZE).image)
     save_png(tmp_path / "c_empty.png", np.full(SIZE, 190, np.uint8))
+    save_png(tmp_path / "c_night.png", np.zeros(SIZE, np.uint8))
     whole = (tmp_path / "a_good.png").read_bytes()
     (tmp_path / "d_cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "notes.txt").write_text("not an image")
@@ -38,9 +39,11 @@ def test_every_file_gets_one_outcome(tiny_bundle, folder):
         "a_good.png": Reason.NONE,
         "b_bad.png": Reason.ANOMALY,
         "c_empty.png": Reason.NO_OBJECT,
+        "c_night.png": Reason.EXPOSURE,
         "d_cut.png": Reason.DECODE,
     }
     assert scored["d_cut.png"].score is None
+    assert scored["c_night.png"].p_value is None
     assert "d_cut.png" in scored["d_cut.png"].detail
     assert all(one.bundle == bundle.sha and one.threshold == bundle.threshold for one in scored.values())
     assert scored["a_good.png"].ms > 0
@@ -49,8 +52,9 @@ def test_every_file_gets_one_outcome(tiny_bundle, folder):
 def test_json_is_what_is_documented(tiny_bundle, folder):
     bad = next(score_paths(Bundle.load(tiny_bundle), [folder / "deeper" / "b_bad.png"]))
     said = json.loads(json.dumps(bad.as_json(), allow_nan=False))
-    assert {"path", "outcome", "score", "threshold", "reasons", "boxes", "ms", "bundle"} <= said.keys()
+    assert {"path", "outcome", "score", "threshold", "p_value", "reasons", "boxes", "ms", "bundle"} <= said.keys()
     assert (said["outcome"], said["reasons"]) == ("FAIL", ["ANOMALY"])
+    assert said["p_value"] == 1 / 25  # more than any of 24 good images
     assert {"x", "y", "w", "h", "zone", "error", "neighbours", "limit", "sigma"} == said["boxes"][0].keys()
     assert bad.as_line().startswith("FAIL")
     assert "b_bad.png" in bad.as_line()
@@ -60,7 +64,7 @@ def test_overlays_are_written_beside_nothing_else(tiny_bundle, folder, tmp_path_
     out = tmp_path_factory.mktemp("overlays") / "new"
     list(score_paths(Bundle.load(tiny_bundle), [folder], overlay=out))
     pictures = {path.name: read_image(path) for path in out.iterdir()}
-    assert sorted(name[5:] for name in pictures) == ["a_good.png", "b_bad.png", "c_empty.png"]
+    assert sorted(name[5:] for name in pictures) == ["a_good.png", "b_bad.png", "c_empty.png", "c_night.png"]
     assert all(picture.ndim == 3 and picture.shape[1] == SIZE[1] for picture in pictures.values())
 
 

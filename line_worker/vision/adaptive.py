@@ -21,6 +21,7 @@ from line_worker.vision.cells import blur_inside
 NOISE = 1e-3  # of canonical values: what a sensor adds is no texture
 CUT = 3.0  # texture further from the usual than this many deviations has no more to say
 RIDGE = 1e-3  # share of the normal matrix's diagonal
+LEAST = 1e-6  # added to it for each sample: pictures without any texture would leave it singular
 
 
 class Adaptive(NamedTuple):
@@ -75,6 +76,6 @@ def learn(z: Tensor, mu: Tensor, textures: Tensor, mask: Tensor) -> Adaptive:
 
 def _solve(inputs: Tensor, wanted: Tensor) -> Tensor:
     normal = inputs.T @ inputs
-    normal.diagonal().mul_(1 + RIDGE)
+    normal.diagonal().mul_(1 + RIDGE).add_(LEAST * len(inputs))
     solved: Tensor = torch.linalg.solve(normal, inputs.T @ wanted)
     return solved

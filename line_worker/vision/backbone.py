@@ -44,7 +44,10 @@ class Conv(nn.Module):
         return functional.hardtanh(y, 0.0, 6.0) if self.active else y
 
     def _fused(self, x: Tensor) -> Tensor:
-        """Return the same bits in half the time on a CPU: the activation is applied while the output is cached."""
+        """Return the same to rounding, in half the time: the activation is applied while the output is cached.
+
+        Its bits do not depend on the number of threads; the plain convolution's do.
+        """
         name, limits = ("hardtanh", [0.0, 6.0]) if self.active else ("none", [])
         pad, stride = [self.padding] * 2, [self.stride] * 2
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(

@@ -10,7 +10,7 @@ from line_worker.vision.background import FLOOR, LEVELS, Image, Plane, quadratic
 from line_worker.vision.geometry import Matrix, Pose, rotation
 
 LONG_SIDE = 1024  # the canonical picture is never longer
-PIXELS = 336 << 10  # nor larger: what a CPU looks at in time
+PIXELS = 200 << 10  # nor larger: what a CPU looks at in time
 ALIGN = 32  # its sides are multiples of this, which convolutions like
 CELL = 16  # the background is evaluated on cells of this many pixels
 

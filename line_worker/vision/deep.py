@@ -9,27 +9,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from line_worker.vision.featurenet import Feature
+from line_worker.vision.feature import Feature
 from line_worker.vision.features import Features, part
 from line_worker.vision.memory import Memory
+from line_worker.vision.network import Network
+from line_worker.vision.reduction import Reduction
 
 Arrays = dict[str, NDArray[Any]]
-Branch = Memory | Feature
+Branch = Memory | Feature | Network
 
 BRANCHES: dict[str, tuple[str, ...]] = {
     "memory": ("memory",),
     "feature": ("feature",),
     "hybrid": ("feature", "memory"),
+    "network": ("network",),
 }
-MAKERS: dict[str, Callable[[Mapping[str, Any], Arrays], Branch]] = {"memory": Memory.make, "feature": Feature.make}
+MAKERS: dict[str, Callable[[Mapping[str, Any], Arrays], Branch]] = {
+    "memory": Memory.make,
+    "feature": Feature.make,
+    "network": Network.make,
+}
 
 
 class Deep(nn.Module):
     """Canonical images (B, C, H, W) to the error maps (B, M, rows, cols) of M branches, in the order of BRANCHES."""
 
-    def __init__(self, method: str, features: Features, branches: Mapping[str, Branch]) -> None:
+    def __init__(self, method: str, features: Features, reduction: Reduction, branches: Mapping[str, Branch]) -> None:
         super().__init__()
-        self.method, self.features = method, features
+        self.method, self.features, self.reduction = method, features, reduction
         self.branches = nn.ModuleDict({name: branches[name] for name in BRANCHES[method]})
 
     @property
@@ -40,23 +47,31 @@ class Deep(nn.Module):
     def forward(self, canonical: Tensor) -> Tensor:
         """Return the error maps."""
         maps = self.features(canonical)
-        return torch.cat([branch(maps) for branch in self.branches.values()], 1)
+        if self.method == "network":  # it makes its own reduction
+            return torch.cat([branch(maps) for branch in self.branches.values()], 1)
+        reduced = self.reduction(maps)
+        return torch.cat([branch(reduced) for branch in self.branches.values()], 1)
+
+    def _stages(self) -> dict[str, Any]:
+        return {"features": self.features, "reduction": self.reduction, **self.branches}
 
     def meta(self) -> dict[str, Any]:
         """Return the method's name and the numbers of its stages."""
         branches = {name: branch.meta() for name, branch in self.branches.items()}  # type: ignore[operator]
-        return {"method": self.method, "features": self.features.meta(), "branches": branches}
+        own = {"method": self.method, "features": self.features.meta(), "reduction": self.reduction.meta()}
+        return {**own, "branches": branches}
 
     def state(self) -> Arrays:
         """Return all arrays by name."""
-        stages = {"features": self.features, **self.branches}
-        return {f"{stage}.{name}": array for stage, made in stages.items() for name, array in made.state().items()}  # type: ignore[operator]
+        return {
+            f"{name}.{key}": array for name, stage in self._stages().items() for key, array in stage.state().items()
+        }
 
     @classmethod
     def make(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Deep:
         """Make it again from `meta` and `state`; raises KeyError, ValueError or RuntimeError when they do not fit."""
+        method = str(meta["method"])
         features = Features.make(meta["features"], part(arrays, "features"))
-        branches: dict[str, Branch] = {
-            name: MAKERS[name](meta["branches"][name], part(arrays, name)) for name in BRANCHES[str(meta["method"])]
-        }
-        return cls(meta["method"], features, branches).eval().requires_grad_(False)
+        reduction = Reduction.make(meta["reduction"], part(arrays, "reduction"))
+        branches = {name: MAKERS[name](meta["branches"][name], part(arrays, name)) for name in BRANCHES[method]}
+        return cls(method, features, reduction, branches).eval().requires_grad_(False)

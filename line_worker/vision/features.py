@@ -6,6 +6,7 @@ needs both together. Channels are standardised over the cells of good parts, so 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from line_worker.vision.backbone import Backbone
-from line_worker.vision.cells import object_cells
+from line_worker.vision.cells import blur, object_cells
 
 Arrays = dict[str, NDArray[Any]]
 
 CELL = 8  # canonical pixels along the side of a cell
+FEATHER = 2.0  # canonical pixels: standard deviation of the edge with which the surroundings are painted over
 CLIP = 8.0  # standardised features beyond it are cut: one wild channel must not decide alone
 
 
@@ -45,6 +47,7 @@ def tokens(maps: Maps, where: Tensor) -> Tensor:
 class Features(nn.Module):
     """Canonical images (B, C, H, W), C = 1 or 3 (BGR), to standardised features.
 
+    What lies around the part is painted as background: a fibre beside it is no defect, and its shadow no feature.
     gain, offset: canonical value -> 0..1 as the backbone wants it, from what good parts show. mean, std: (C1 + C2,).
     template: bool (H, W), pixels that belong to the part.
     """
@@ -53,6 +56,7 @@ class Features(nn.Module):
     std: Tensor
     template: Tensor
     cells: Tensor
+    visible: Tensor
 
     def __init__(
         self, backbone: Backbone, gain: float, offset: float, template: Tensor, mean: Tensor, std: Tensor
@@ -63,6 +67,8 @@ class Features(nn.Module):
         self.register_buffer("std", std)
         self.register_buffer("template", template)
         self.register_buffer("cells", object_cells(template, CELL, 0))
+        visible = blur(template[None, None].float(), FEATHER, math.ceil(3 * FEATHER))
+        self.register_buffer("visible", visible, persistent=False)
 
     def forward(self, canonical: Tensor) -> Maps:
         """Return the features of each image."""
@@ -75,7 +81,8 @@ class Features(nn.Module):
 
     def raw(self, canonical: Tensor) -> list[Tensor]:
         """Return the backbone's maps as they come."""
-        rgb = canonical.flip(1) if canonical.shape[1] == 3 else canonical.expand(-1, 3, -1, -1)
+        alone = 1 + (canonical - 1) * self.visible
+        rgb = alone.flip(1) if alone.shape[1] == 3 else alone.expand(-1, 3, -1, -1)
         maps: list[Tensor] = self.backbone((rgb * self.gain + self.offset).clamp(0, 1))
         return maps
 

@@ -109,7 +109,7 @@ class Inspection:
         """
         m = bundle.manifest
         try:
-            rectifier = Rectifier.from_state(bundle.part("rectify"), m["rectify"])
+            rectifier = Rectifier.from_state(_finite(bundle.part("rectify")), m["rectify"])
             reconstructor = reconstruct.load(m["reconstruct"], bundle.part("reconstruct"))
             good = list(m["calibration"]["scores"].values())
             standard = Standard.make(m["standard"], bundle.part("standard"), bundle.threshold, good)
@@ -142,6 +142,8 @@ class Inspection:
 
         A wrong exposure often hides the part or its pose; it is the cause, and named first.
         """
+        if not np.isfinite(part.canonical).all():
+            return part._replace(reason=Reason.NONFINITE)
         commissioned = self.standard.commissioned
         if commissioned is None or part.reason is Reason.SHAPE:
             return part
@@ -188,6 +190,14 @@ class Inspection:
 
     def _undecided(self, part: Rectified) -> Inspected:
         return Inspected(part.reason, None, self.standard.threshold, matrix=None)
+
+
+def _finite(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return `arrays`; raises ValueError for one that is not finite."""
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ValueError(f"{broken[0]} is not finite")
+    return arrays
 
 
 def _device(name: str) -> torch.device:

@@ -1,9 +1,9 @@
 """Memory: how far a patch's features are from anything that good parts showed around the same place.
 
-Features are averaged over 3 x 3 cells and reduced by PCA. A `bank` holds prototypes (K-means centres) of good parts'
-features: for a part in canonical pose one set for each cell, gathered from its neighbourhood, so that a thread is
-unusual on a head; for texture, which is the same everywhere, one set for all cells (as PatchCore, Roth et al. 2022).
-The error of a cell is the distance to the nearest prototype, smoothed by one cell.
+A `bank` holds prototypes (K-means centres) of good parts' reduced features: for a part in canonical pose one set for
+each cell, gathered from its neighbourhood, so that a thread is unusual on a head; for texture, which is the same
+everywhere, one set for all cells (as PatchCore, Roth et al. 2022). The error of a cell is the distance to the nearest
+prototype, smoothed by one cell.
 """
 
 from __future__ import annotations
@@ -17,39 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from line_worker.vision.cells import blur_inside, places
-from line_worker.vision.features import Maps, spread
 
 Arrays = dict[str, NDArray[Any]]
 
 SMOOTHING, REACH = 1.0, 3  # cells
-POOL = 3
-
-
-class Reduction(nn.Module):
-    """Both feature maps, pooled, to D numbers a cell: (B, D, rows, cols). basis: (C1 + C2, D), the PCA's."""
-
-    basis: Tensor
-
-    def __init__(self, basis: Tensor, fine: int) -> None:
-        super().__init__()
-        self.fine = fine
-        self.register_buffer("basis", basis)
-
-    def forward(self, maps: Maps) -> Tensor:
-        """Project first, on each map's own grid: it is linear, and cheaper there."""
-        weight = self.basis.T[:, :, None, None]
-        fine = functional.conv2d(pooled(maps.fine), weight[:, : self.fine])
-        coarse = functional.conv2d(pooled(maps.coarse), weight[:, self.fine :])
-        return fine + spread(coarse, fine)
-
-
-def pooled(x: Tensor) -> Tensor:
-    """Return the mean over POOL x POOL cells around each; beyond the border there is nothing to average."""
-    return functional.avg_pool2d(x, POOL, 1, POOL // 2, count_include_pad=False)
 
 
 class Memory(nn.Module):
-    """Features to distance (B, 1, rows, cols), 0 outside the object.
+    """Reduced features (B, D, rows, cols) to distance (B, 1, rows, cols), 0 outside the object.
 
     bank: float (G, K, D), G = number of the object's cells or 1; cells: bool (rows, cols). `where` holds the object's
     cells, `place` the position of each cell among them.
@@ -59,11 +34,11 @@ class Memory(nn.Module):
     norms: Tensor
     cells: Tensor
 
-    def __init__(self, reduction: Reduction, bank: Tensor, cells: Tensor) -> None:
+    def __init__(self, bank: Tensor, cells: Tensor) -> None:
         super().__init__()
-        self.reduction = reduction
-        self.register_buffer("bank", bank.float())
-        self.register_buffer("norms", bank.float().square().sum(-1))
+        bank = bank.half().float()  # as the bundle keeps it: what is calibrated is what judges on the line
+        self.register_buffer("bank", bank)
+        self.register_buffer("norms", bank.square().sum(-1))
         self.register_buffer("cells", cells)
         flat = cells.flatten()
         self.register_buffer("where", torch.nonzero(flat)[:, 0], persistent=False)
@@ -72,9 +47,8 @@ class Memory(nn.Module):
     where: Tensor
     place: Tensor
 
-    def forward(self, maps: Maps) -> Tensor:
+    def forward(self, reduced: Tensor) -> Tensor:
         """Return the smoothed distance of each cell to its nearest prototype."""
-        reduced: Tensor = self.reduction(maps)
         return blur_inside(self.distances(reduced), self.cells, SMOOTHING, REACH)
 
     def distances(self, reduced: Tensor) -> Tensor:
@@ -88,19 +62,19 @@ class Memory(nn.Module):
         return known[:, self.place].view(count, 1, rows, cols)
 
     def meta(self) -> dict[str, Any]:
-        """Return what JSON can hold of it."""
-        return {"fine": self.reduction.fine}
+        """Return what JSON can hold of it: nothing that its arrays do not say."""
+        return {}
 
     def state(self) -> Arrays:
         """Return its arrays by name; prototypes need no more than half precision."""
-        own = {"basis": self.reduction.basis, "bank": self.bank.half(), "cells": self.cells.to(torch.uint8)}
+        own = {"bank": self.bank.half(), "cells": self.cells.to(torch.uint8)}
         return {name: value.cpu().numpy() for name, value in own.items()}
 
     @classmethod
     def make(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Memory:
         """Make it again from `meta` and `state`; raises KeyError when something is missing."""
-        basis, bank, cells = (torch.from_numpy(arrays[name].copy()) for name in ("basis", "bank", "cells"))
-        return cls(Reduction(basis, int(meta["fine"])), bank, cells > 0).eval()
+        bank, cells = (torch.from_numpy(arrays[name].copy()) for name in ("bank", "cells"))
+        return cls(bank, cells > 0).eval()
 
 
 def nearest(queries: Tensor, bank: Tensor, norms: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 classic   the article's autoencoder in pixels (classic.py)
 memory    distance to what good parts' features look like around the same place (memory.py)
-feature   an autoencoder of the same features (featurenet.py)
+feature   a linear autoencoder of all of the part's features (feature.py)
 hybrid    both: two maps, of which the more unusual decides
+network   a trained autoencoder of the features, with attention (network.py)
 
 Each is a module from canonical images (B, C, H, W) to error maps (B, M, rows, cols), M = 1 or, for hybrid, 2, and is
 made again from (meta, arrays) by `load`. Another method is another entry in METHODS.
@@ -50,6 +51,7 @@ METHODS: dict[str, Callable[[Mapping[str, Any], Mapping[str, NDArray[Any]]], Rec
     "memory": Deep.make,
     "feature": Deep.make,
     "hybrid": Deep.make,
+    "network": Deep.make,
 }
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from line_worker.errors import ConfigError, DatasetError
 from line_worker.verdicts import Reason
 from line_worker.vision.background import Image, Plane
-from line_worker.vision.canonical import LONG_SIDE, canonical_matrix, canonical_size, divide_background, straighten
+from line_worker.vision.canonical import canonical_matrix, canonical_size, divide_background, straighten
 from line_worker.vision.geometry import Matrix
 from line_worker.vision.locate import Located, Method
 from line_worker.vision.posing import Posing, Still
@@ -109,8 +109,7 @@ class Rectifier:
         frame = common_frame(images, names)
         images, names = sampled(images), sampled(names)
         if locate == "full":
-            scale = min(1.0, LONG_SIDE / max(frame.shape))
-            size = (round(frame.shape[0] * scale), round(frame.shape[1] * scale))
+            size, scale = canonical_size(frame.shape[1], frame.shape[0])
             return cls(frame, size, scale, 1.0, None, *_blank(frame, size))._averaged(images, tell)
         seen = _look_at(images, frame.white, tell) if looks is None else looks
         placer, box = _learn_placer(showing(seen, names), pose, lambda s: tell(0.3 + 0.5 * s))

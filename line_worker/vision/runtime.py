@@ -8,6 +8,7 @@ bundle, which every worker proves on the golden images before it judges a part.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,10 @@ def compile_openvino(reconstructor: nn.Module, channels: int, size: tuple[int, i
     import openvino as ov
 
     shape = [1, channels, *size]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its converter traces, which torch would rather not do
+        traced = torch.jit.TracerWarning  # type: ignore[attr-defined]
+        warnings.simplefilter("ignore", traced)  # shapes become constants, which they are here
         model = ov.convert_model(reconstructor, example_input=torch.ones(shape), input=[ov.PartialShape(shape)])
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -78,7 +79,13 @@ class Standard(NamedTuple):
     def make(
         cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], threshold: float, good: Sequence[float]
     ) -> Standard:
-        """Make it again from `meta` and `arrays`; raises KeyError or TypeError when they do not fit."""
+        """Make it again from `meta` and `arrays`.
+
+        Raises KeyError or TypeError when they do not fit, ValueError for arrays that are not finite.
+        """
+        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if broken:
+            raise ValueError(f"{broken[0]} is not finite")
         adaptive, commissioned = part(arrays, "adaptive"), meta["commissioned"]
         return cls(
             Zones.make(part(arrays, "zones")),

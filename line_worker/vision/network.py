@@ -1,4 +1,4 @@
-"""Feature: an autoencoder of the backbone's features, which knows how the places of a good part depend on each other.
+"""Network: a trained autoencoder of the backbone's features, with attention over the whole part: the article's wish.
 
 A linear layer with coordinates, three halvings down to a narrow grid, two attention blocks over all of its places with
 a learned position, and the way back up. Downwards four cells are merged into one, upwards one is spread over four, and
@@ -31,6 +31,26 @@ SMOOTHING = 1.5  # cells
 EPSILON = 1e-4
 
 
+class Drop(nn.Module):
+    """Dropout of single values of (B, n, ...), or of whole channels of (B, n, channels); nothing outside training.
+
+    dice: those of the one network that is trained, or networks trained side by side would draw in the order in which
+    they happen to run. None takes torch's own.
+    """
+
+    def __init__(self, share: float, channels: bool = False) -> None:
+        super().__init__()
+        self.share, self.channels = share, channels
+        self.dice: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape; what is left is scaled up."""
+        if not self.training:
+            return x
+        kept = torch.empty_like(x[:, :1] if self.channels else x).bernoulli_(1 - self.share, generator=self.dice)
+        return x * (kept / (1 - self.share))
+
+
 class Attention(nn.Module):
     """A pre-norm transformer block over all places, (B, places, width)."""
 
@@ -38,7 +58,7 @@ class Attention(nn.Module):
         super().__init__()
         self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mixed, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(DROP), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), Drop(DROP), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the same shape."""
@@ -114,7 +134,7 @@ class FeatureNet(nn.Module):
         self.register_buffer("place", places(padded), persistent=False)
         y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, cols), indexing="ij")
         self.register_buffer("coordinates", torch.stack([x, y], -1).view(-1, 2)[padded], persistent=False)
-        self.drop_input, self.drop = nn.Dropout1d(DROP_INPUT), nn.Dropout(DROP)
+        self.drop_input, self.drop = Drop(DROP_INPUT, channels=True), Drop(DROP)
         self.enter = Step(channels + 2, WIDTHS[0])
         self.down = nn.Sequential(*(Down(i, o) for i, o in pairwise(WIDTHS)))
         self.position = nn.Parameter(torch.zeros(1, rows // multiple, cols // multiple, WIDTHS[-1]))
@@ -125,8 +145,7 @@ class FeatureNet(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the reconstruction, (B, n, C)."""
         count = len(features)
-        dropped = self.drop_input(features.transpose(1, 2)).transpose(1, 2) if self.training else features
-        x = self.enter(torch.cat([dropped, self.coordinates.expand(count, -1, -1)], 2))
+        x = self.enter(torch.cat([self.drop_input(features), self.coordinates.expand(count, -1, -1)], 2))
         x = self.down(self._on_grid(x))
         x = self.drop(x) + self.position
         tokens = x.flatten(1, 2)
@@ -155,7 +174,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1) / (lengths + EPSILON).sqrt()
 
 
-class Feature(nn.Module):
+class Network(nn.Module):
     """Features to the error (B, 1, rows, cols) of their reconstruction; 0 outside the object."""
 
     cells: Tensor
@@ -187,7 +206,7 @@ class Feature(nn.Module):
         return {**arrays, "cells": self.cells.to(torch.uint8).cpu().numpy()}
 
     @classmethod
-    def make(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Feature:
+    def make(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Network:
         """Make it again from `meta` and `state`; raises KeyError or RuntimeError when they do not fit."""
         cells = torch.from_numpy(arrays["cells"].copy()) > 0
         net = FeatureNet(int(meta["channels"]), cells, bool(meta["attention"]))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from calib.features import Library
 from calib.schedule import STEPS_MIN, learning_rate, run_together, single_threaded
-from line_worker.vision.featurenet import Feature, FeatureNet, unlike
 from line_worker.vision.features import tokens
+from line_worker.vision.network import Drop, FeatureNet, Network, unlike
 
 BATCH = 8
 DECAY, WARM_UP, CLIP_NORM = 1e-4, 30, 1.0
@@ -25,7 +25,7 @@ SECONDS_PER_CELL = 6.0e-5  # nominal, a step's batch of BATCH on one thread of a
 class Trained(NamedTuple):
     """A network per set of indices, the steps each took, and whether the clock had a say in that."""
 
-    stages: list[Feature]
+    stages: list[Network]
     steps: int
     cut: bool
 
@@ -54,11 +54,11 @@ def train_together(
     fine = library.fine.shape[1]
     runs = [_Run(library, cells, fit, 1000 * seed + k, attention) for k, fit in enumerate(fits)]
     taken = run_together(runs, steps, deadline, threads, progress)
-    stages = [Feature(run.net.requires_grad_(False), fine, cells).eval() for run in runs]
+    stages = [Network(run.net.requires_grad_(False), fine, cells).eval() for run in runs]
     return Trained(stages, *taken)
 
 
-def errors(stage: Feature, library: Library, chosen: Tensor, threads: int) -> Tensor:
+def errors(stage: Network, library: Library, chosen: Tensor, threads: int) -> Tensor:
     """Return the error maps (n, 1, rows, cols) of the chosen images, one at a time as on the line."""
 
     @torch.inference_mode()
@@ -80,6 +80,9 @@ class _Run:
             torch.manual_seed(seed)
             channels = library.fine.shape[1] + library.coarse.shape[1]
             net = FeatureNet(channels, cells, attention)
+        for module in net.modules():
+            if isinstance(module, Drop):
+                module.dice = self.dice
         self.net = net
         self.where = torch.nonzero(cells.flatten())[:, 0]
         self.optimiser = torch.optim.AdamW(self.net.parameters(), weight_decay=DECAY)
