@@ -7,6 +7,8 @@ images it has not seen, and once from all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from calib import features as learning
 from calib.features import Library
 from calib.fitting import FOLDS, Fitted, Settings, levelled, rest, split
 from calib.reduction import Reduced, errors, reduce
+from calib.schedule import single_threaded
 from line_worker.vision.deep import BRANCHES, Branch, Deep
 
 Canonical = NDArray[np.float32]
@@ -53,8 +56,8 @@ def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[n
     library = learning.extract(features, canonicals, settings.threads, lambda share: tell("compute features", share))
     folds = split(count, settings.seed)
     fits = [*(rest(fold, count) for fold in folds), torch.arange(count)]
-    reduced = reduce(library, features.cells, settings.seed)
-    placed, ratio = memory.is_placed(reduced, features.cells, folds[0], fits[0], settings.seed)
+    reduced = reduce(library, features.cells, settings.seed, settings.threads)
+    placed, ratio = memory.is_placed(reduced, features.cells, folds[0], fits[0], settings.seed, settings.threads)
     work = Work(settings, library, reduced, features.cells, folds, fits, placed)
     method = settings.method if placed or settings.method != "hybrid" else "memory"
     made = {name: MAKERS[name](work) for name in BRANCHES[method]}
@@ -71,23 +74,27 @@ def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[n
 
 def _memory(work: Work) -> Made:
     tell, seed = work.settings.progress, work.settings.seed
-    stages = []
-    for k, images in enumerate(work.fits):
+    done: list[float] = [0.0] * len(work.fits)
 
-        def progress(share: float, k: int = k) -> None:
-            tell("remember good parts", (k + share) / len(work.fits))
+    def build(k: int) -> Branch:
+        def progress(share: float) -> None:
+            done[k] = share
+            tell("remember good parts", sum(done) / len(done))
 
-        stages.append(memory.build(work.reduced, work.cells, images, work.placed, 1000 * seed + k, progress))
-    tell("remember good parts", 1.0)
+        return memory.build(work.reduced, work.cells, work.fits[k], work.placed, 1000 * seed + k, progress)
+
+    with single_threaded(), ThreadPoolExecutor(work.settings.threads) as pool:
+        stages = list(pool.map(build, range(len(work.fits))))
     return Made(stages, _held_out(work, stages))
 
 
 def _feature(work: Work) -> Made:
-    parts = feature.gather(work.reduced, work.cells)
-    stages = []
-    for images in work.fits:
-        stages.append(feature.build(parts, images))
-        work.settings.progress("learn how parts vary", len(stages) / len(work.fits))
+    with single_threaded(), ThreadPoolExecutor(work.settings.threads) as pool:
+        parts = feature.gather(work.reduced, work.cells)
+        stages: list[Branch] = []
+        for stage in pool.map(feature.build, repeat(parts), work.fits):
+            stages.append(stage)
+            work.settings.progress("learn how parts vary", len(stages) / len(work.fits))
     return Made(stages, _held_out(work, stages))
 
 

@@ -7,11 +7,13 @@ to start with and forgives a pose that is a cell off.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from calib.reduction import Reduced, errors
+from calib.schedule import single_threaded
 from line_worker.vision.memory import Memory
 
 PROTOTYPES = 64  # for each cell, where the bundle has room
@@ -103,15 +105,19 @@ def _closest(samples: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([(norms - 2 * torch.bmm(part, across)).argmin(2) for part in torch.split(samples, 8192, 1)], 1)
 
 
-def is_placed(reduced: Reduced, cells: Tensor, fold: Tensor, rest: Tensor, seed: int) -> tuple[bool, float]:
+def is_placed(
+    reduced: Reduced, cells: Tensor, fold: Tensor, rest: Tensor, seed: int, threads: int = 1
+) -> tuple[bool, float]:
     """Return whether prototypes of the place fit held-out good parts as well as shared ones, and the ratio.
 
     Where good parts look the same in the same place, its own prototypes are as near and far more particular. On
     texture they are further away: they were made from fewer looks at what is the same everywhere.
     """
-    shown = fold[:SHOWN]
-    typical = []
-    for placed in (True, False):
+
+    def typical(placed: bool) -> float:
         memory = build(reduced, cells, rest, placed, seed)
-        typical.append(float(errors(memory, reduced, shown, 1)[:, 0][:, cells].mean()))
-    return typical[0] <= PLACED * typical[1], typical[0] / typical[1]
+        return float(errors(memory, reduced, fold[:SHOWN], 1)[:, 0][:, cells].mean())
+
+    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+        own, shared = pool.map(typical, (True, False))
+    return own <= PLACED * shared, own / shared

@@ -28,22 +28,32 @@ class Reduced(NamedTuple):
         return self.values[chosen].float().permute(0, 3, 1, 2)
 
 
-def reduce(library: Library, cells: Tensor, seed: int) -> Reduced:
+def reduce(library: Library, cells: Tensor, seed: int, threads: int = 1) -> Reduced:
     """Return all features after PCA, whose basis comes from the object's cells of all images."""
-    dice = torch.Generator().manual_seed(seed)
-    rows = []
+    images = range(len(library.fine))
     each = max(1, BASIS_CELLS // len(library.fine))
-    for k in range(len(library.fine)):
+
+    def sample(k: int) -> Tensor:
         maps = library.maps(torch.tensor([k]))
         both = torch.cat([pooled(maps.fine), spread(pooled(maps.coarse), maps.fine)], 1)[0][:, cells].T
-        rows.append(both[torch.randperm(len(both), generator=dice)[:each]])
-    sample = torch.cat(rows)
-    covariance = sample.T @ sample / len(sample)
-    basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :DIMENSIONS].contiguous()
-    reduction = Reduction(basis, library.fine.shape[1]).eval()
-    with torch.inference_mode():
-        values = [reduction(library.maps(torch.tensor([k]))) for k in range(len(library.fine))]
-    return Reduced(reduction, torch.cat([value.permute(0, 2, 3, 1).half() for value in values]))
+        dice = torch.Generator().manual_seed(1000 * seed + k)
+        return both[torch.randperm(len(both), generator=dice)[:each]]
+
+    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+        reduction = Reduction(_basis(torch.cat(list(pool.map(sample, images)))), library.fine.shape[1]).eval()
+
+        @torch.inference_mode()
+        def reduced(k: int) -> Tensor:
+            value: Tensor = reduction(library.maps(torch.tensor([k])))
+            return value.permute(0, 2, 3, 1).half()
+
+        return Reduced(reduction, torch.cat(list(pool.map(reduced, images))))
+
+
+def _basis(rows: Tensor) -> Tensor:
+    """Return the leading principal directions (C, D) of feature vectors (n, C)."""
+    directions: Tensor = torch.linalg.eigh(rows.T @ rows / len(rows)).eigenvectors
+    return directions.flip(1)[:, :DIMENSIONS].contiguous()
 
 
 def errors(stage: nn.Module, reduced: Reduced, chosen: Tensor, threads: int) -> Tensor:
