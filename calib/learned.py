@@ -14,6 +14,7 @@ from calib.dataset import Dataset
 from calib.fitting import FOLDS, Fitted
 from calib.options import TrainOptions
 from calib.power import Power
+from calib.zoning import Drawn
 from line_worker.bundle import Arrays, Golden
 from line_worker.images import encode_png
 from line_worker.vision.inspection import Inspection
@@ -31,9 +32,10 @@ class Straightened(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """All results of training; power is None when nothing was painted, bad is None when no bad part was given.
+    """All results of training.
 
-    bad: name: (score, reason) of defective parts; the score is None when there was none.
+    drawn: the user's zones, if any. power: None when nothing was painted. bad: name: (score, reason) of defective
+    parts, None when none were given; the score is None when there was none.
     """
 
     options: TrainOptions
@@ -43,6 +45,7 @@ class Learned(NamedTuple):
     fitted: Fitted
     calibrated: Calibration
     standard: Standard
+    drawn: Drawn | None
     power: Power | None
     bad: dict[str, tuple[float | None, str]] | None
 
@@ -77,6 +80,7 @@ class Learned(NamedTuple):
                 "steps": self.fitted.steps,
                 "cut": self.fitted.cut,
                 "flat": list(self.fitted.flat),
+                "targets": [] if self.drawn is None else [target for _, target in self.drawn.targets],
                 "notes": self.notes(),
                 "power": None if self.power is None else self.power.as_json(),
                 "bad": self.bad,
@@ -90,6 +94,8 @@ class Learned(NamedTuple):
             "reconstruct": self.fitted.final.state(),
             "standard": self.standard.arrays(),
         }
+        if self.drawn is not None:
+            parts["drawn"] = {"zone": self.drawn.plane()}
         return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
     def golden(self, inspection: Inspection) -> list[Golden]:

@@ -22,6 +22,7 @@ from calib.choosing import Chosen
 from calib.fitting import Fitted
 from calib.options import TrainOptions
 from calib.train import Progress, TrainResult, finish, result, straighten
+from calib.zoning import Drawn
 from line_worker.bundle import Bundle, check_place, write_bundle
 from line_worker.errors import DatasetError
 from line_worker.vision import reconstruct
@@ -66,7 +67,9 @@ def recalibrate(
     )
     settings = bundle.settings
     chosen = Chosen(rectifier, settings["locate"], settings["pose"], tuple(why))
-    learned = finish(options, data, chosen, straight, fitted, commissioned, progress)
+    zone = bundle.part("drawn").get("zone")
+    drawn = None if zone is None else Drawn.of(zone, made["targets"])
+    learned = finish(options, data, chosen, straight, fitted, commissioned, drawn, progress)
     inspection = learned.inspection()
     written = write_bundle(out, learned.sections(), learned.arrays(), learned.golden(inspection), page.render(learned))
     return result(learned, written, time.monotonic() - started)

@@ -26,6 +26,7 @@ from calib.learned import Learned, Straightened
 from calib.options import TrainOptions
 from calib.power import Power
 from calib.schedule import single_threaded
+from calib.zoning import Drawn
 from line_worker.bundle import Bundle, check_place, write_bundle
 from line_worker.errors import DatasetError
 from line_worker.verdicts import Reason
@@ -90,7 +91,8 @@ def learn(options: TrainOptions, started: float, progress: Progress) -> Learned:
     chosen = choosing.choose(data.images, data.names, options.locate, options.pose, tell("learn the pose"))
     straight, commissioned = straighten(chosen.rectifier, data, tell("straighten"))
     fitted = _fit(options, chosen.rectifier, straight, started, progress)
-    return finish(options, data, chosen, straight, fitted, commissioned, progress)
+    drawn = None if options.zones is None else zoning.read(options.zones, options.zone, fitted.final.mask)
+    return finish(options, data, chosen, straight, fitted, commissioned, drawn, progress)
 
 
 def finish(
@@ -100,6 +102,7 @@ def finish(
     straight: Straightened,
     fitted: Fitted,
     commissioned: Commissioned,
+    drawn: Drawn | None,
     progress: Progress,
 ) -> Learned:
     """Return what follows from a fitted method: limit, power, and how it judges the user's bad parts."""
@@ -107,7 +110,6 @@ def finish(
     def tell(stage: str) -> Callable[[float], None]:
         return lambda share: progress(stage, share)
 
-    drawn = None if options.zones is None else zoning.read(options.zones, options.zone, fitted.final.mask)
     calibrated = calibration.calibrate(fitted, straight.canonicals, options.rule, options.false_reject, drawn)
     progress("find the limit", 1.0)
     standard = Standard(
@@ -119,7 +121,7 @@ def finish(
         commissioned,
     )
     found = _power(options, chosen.rectifier, straight, fitted, standard, tell("paint defects"))
-    learned = Learned(options, data, chosen, straight, fitted, calibrated, standard, found, None)
+    learned = Learned(options, data, chosen, straight, fitted, calibrated, standard, drawn, found, None)
     if options.bad is None:
         return learned
     return learned._replace(bad=bad.judge(options.bad, learned.inspection(), tell("judge bad parts")))

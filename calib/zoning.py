@@ -29,6 +29,19 @@ class Drawn(NamedTuple):
     ignored: Tensor
     targets: tuple[tuple[Tensor, float], ...]
 
+    def plane(self) -> NDArray[np.uint8]:
+        """Return the zones as a bundle keeps them (rows, cols): 0 the rest, 1 ignored, 2 and up those with a target."""
+        plane = self.ignored.to(torch.uint8)
+        for number, (cells, _) in enumerate(self.targets, 2):
+            plane[cells] = number
+        return plane.numpy()
+
+    @classmethod
+    def of(cls, plane: NDArray[np.uint8], targets: Sequence[float]) -> Drawn:
+        """Return the zones that gave `plane`, with their targets in order."""
+        kept = torch.from_numpy(plane.copy())
+        return cls(kept == 1, tuple((kept == number, target) for number, target in enumerate(targets, 2)))
+
 
 def parse(rules: Sequence[str]) -> dict[int, float | None]:
     """Return the false-reject target of each label, None for one to ignore; raises ConfigError naming bad rules."""

@@ -192,3 +192,21 @@ def test_a_share_that_is_none_is_refused_before_any_work(old, since, tmp_path, m
     monkeypatch.setattr(subject.dataset, "load", None)
     with pytest.raises(ConfigError, match="false_reject"):
         recalibrate(old, since, tmp_path / "b", false_reject=1.5)
+
+
+def test_the_users_zones_are_kept(known, since, tmp_path):
+    image = np.zeros((64, 64), np.uint8)
+    image[:, :20], image[:, 44:] = 1, 2
+    save_png(tmp_path / "labels.png", image)
+    options = TrainOptions(
+        known, tmp_path / "zoned", locate="background", pose="translate", reconstruct="memory", false_reject=0.05,
+        repeats=0, zones=tmp_path / "labels.png", zone=("1=ignore", "2=0.2"),
+    )  # fmt: skip
+    zoned = train(options).bundle
+    again = recalibrate(zoned, since, tmp_path / "again").bundle
+    for one in (zoned, again):
+        assert one.manifest["calibration"]["targets"] == [0.2]
+        assert set(np.unique(one.arrays["drawn.zone"])) == {0, 1, 2}
+    assert np.array_equal(zoned.arrays["standard.zones.mask"], again.arrays["standard.zones.mask"])
+    assert not again.arrays["standard.zones.mask"][again.arrays["drawn.zone"] == 1].any()
+    assert (again.arrays["standard.zones.weight"] != 1).any()

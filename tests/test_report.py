@@ -84,6 +84,7 @@ def learned(
         standard,
         None,
         None,
+        None,
     )
 
 

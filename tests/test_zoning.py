@@ -211,3 +211,10 @@ def test_a_zone_whose_limit_is_not_above_zero_is_refused():
     tiny[3, 3] = True
     with pytest.raises(DatasetError, match="zone is too small or the target too large"):
         calibrated(Drawn(torch.zeros_like(MASK), ((tiny, 0.49),)))
+
+
+def test_a_bundle_keeps_the_zones():
+    drawn = Drawn(LEFT, ((~LEFT, 0.001),))
+    again = Drawn.of(drawn.plane(), [0.001])
+    assert torch.equal(again.ignored, LEFT)
+    assert [(cells.tolist(), target) for cells, target in again.targets] == [((~LEFT).tolist(), 0.001)]
