@@ -19,7 +19,7 @@ from torch import Tensor
 from calib import feature, memory, network, pretrained
 from calib import features as learning
 from calib.features import Library
-from calib.fitting import FOLDS, Fitted, Settings, levelled, rest, split
+from calib.fitting import CLOSED_FOLDS, FOLDS, Fitted, Settings, levelled, rest, split
 from calib.reduction import Reduced, errors, reduce
 from calib.schedule import single_threaded
 from line_worker.vision.deep import BRANCHES, Branch, Deep
@@ -54,7 +54,7 @@ def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[n
     tell, count = settings.progress, len(canonicals)
     features = learning.learn_features(pretrained.load(settings.backbone), canonicals, template)
     library = learning.extract(features, canonicals, settings.threads, lambda share: tell("compute features", share))
-    folds = split(count, settings.seed)
+    folds = split(count, settings.seed, FOLDS if settings.method == "network" else CLOSED_FOLDS)
     fits = [*(rest(fold, count) for fold in folds), torch.arange(count)]
     reduced = reduce(library, features.cells, settings.seed, settings.threads)
     placed, ratio = memory.is_placed(reduced, features.cells, folds[0], fits[0], settings.seed, settings.threads)
@@ -62,14 +62,13 @@ def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[n
     method = settings.method if placed or settings.method != "hybrid" else "memory"
     made = {name: MAKERS[name](work) for name in BRANCHES[method]}
     models = [
-        Deep(method, features, reduced.reduction, {name: one.stages[k] for name, one in made.items()})
-        for k in (0, FOLDS)
+        Deep(method, features, reduced.reduction, {name: one.stages[k] for name, one in made.items()}) for k in (0, -1)
     ]
     apart, final = (model.eval().requires_grad_(False) for model in models)
     flat = tuple(name == "memory" or not placed for name in made)
     maps = torch.cat([one.errors for one in made.values()], 1)
     steps, cut = max(one.steps for one in made.values()), any(one.cut for one in made.values())
-    return Fitted(final, apart, folds[0], maps, flat, steps, cut, (_words(placed, ratio),))
+    return Fitted(final, apart, folds[0], maps, flat, steps, cut, (_words(placed, ratio),), len(folds))
 
 
 def _memory(work: Work) -> Made:

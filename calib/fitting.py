@@ -1,6 +1,6 @@
 """What fitting a method gives, whichever it is: the final model, and what models that had not seen an image say of it.
 
-Cross-fitting (5 folds) gives each good image error maps from a model trained on the others. A trained network also has
+Cross-fitting gives each good image error maps from a model trained on the others. A trained network also has
 a level of its own, its usual error on images that it was trained on: it is taken off and the final model's put in its
 place, or a final model that came out a little worse than the others, as one in six does, would reject good parts for
 it. What remains shared is the pose template and the channels' statistics, learned from all images.
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from line_worker.vision.reconstruct import Reconstructor
 
-FOLDS = 5
+FOLDS = 5  # of trained networks
+CLOSED_FOLDS = 10  # of what is made in seconds: each then has seen nearly as much as the final one
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Fitted(NamedTuple):
     steps: int
     cut: bool
     notes: tuple[str, ...]
+    folds: int = FOLDS
 
 
-def split(count: int, seed: int) -> list[Tensor]:
-    """Return FOLDS index tensors that hold each of `count` images once, in an order drawn from `seed`."""
+def split(count: int, seed: int, folds: int = FOLDS) -> list[Tensor]:
+    """Return `folds` index tensors that hold each of `count` images once, in an order drawn from `seed`."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return [order[k::FOLDS] for k in range(FOLDS)]
+    return [order[k::folds] for k in range(folds)]
 
 
 def rest(fold: Tensor, count: int) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calib.calibration import Calibration
 from calib.choosing import Chosen
 from calib.dataset import Dataset
-from calib.fitting import FOLDS, Fitted
+from calib.fitting import Fitted
 from calib.options import TrainOptions
 from calib.power import Power
 from calib.zoning import Drawn
@@ -76,7 +76,7 @@ class Learned(NamedTuple):
                 "limit": limit._asdict(),
                 "scores": dict(zip(self.names, self.calibrated.scores, strict=True)),
                 "undecided": self.straight.undecided,
-                "folds": FOLDS,
+                "folds": self.fitted.folds,
                 "steps": self.fitted.steps,
                 "cut": self.fitted.cut,
                 "flat": list(self.fitted.flat),

@@ -8,7 +8,6 @@ from html import escape
 import numpy as np
 
 from calib import figures, power_figure
-from calib.fitting import FOLDS
 from calib.learned import Learned
 from calib.page import PAGE, figure, picture, row, scale
 from line_worker import __version__
@@ -210,7 +209,7 @@ def _undecided(learned: Learned) -> str:
 
 
 def _settings(learned: Learned) -> str:
-    made = learned.sections()["settings"] | {"folds": FOLDS, "steps": learned.fitted.steps}
+    made = learned.sections()["settings"] | {"folds": learned.fitted.folds, "steps": learned.fitted.steps}
     rows, cols = learned.calibrated.zones.mask.shape
     made |= {"cells": f"{cols} x {rows}", "line-worker": __version__}
     return "".join(row(escape(name.replace("_", " ")), escape(str(value))) for name, value in made.items())

@@ -1,6 +1,6 @@
 """Train: a folder of good images becomes a bundle with its report.
 
-read -> choose and learn the pose -> straighten -> fit the method, five times without a fifth of the images and once
+read -> choose and learn the pose -> straighten -> fit the method, several times without some of the images and once
 with all -> statistics and limit from images that the models had not seen -> painted defects and, where there are any,
 bad parts -> golden images -> report -> bundle, written whole or not at all.
 """

@@ -17,6 +17,7 @@ from line_worker.errors import ConfigError, DatasetError
 from line_worker.images import read_image
 from line_worker.source.drawing import DEFECTS, draw_part
 from line_worker.verdicts import Reason
+from line_worker.vision.canonical import PIXELS
 from line_worker.vision.rectify import Rectifier
 
 SIZE = (240, 320)
@@ -278,15 +279,18 @@ def test_pose_none_expects_the_part_in_its_place():
     assert rectifier.rectify(np.full(SIZE, 190, np.uint8)).reason is Reason.NO_OBJECT
 
 
-def test_full_is_the_frame_itself_at_most_1024_long():
+def test_full_is_the_frame_itself_of_bounded_size():
     images = [draw(k, "weave", size=(900, 1536)).image for k in range(2)]
     rectifier = Rectifier.learn(images, locate="full", pose="none")
-    assert rectifier.size == (600, 1024)
+    height, width = rectifier.size
+    assert height % 32 == width % 32 == 0
+    assert height * width <= 1.15 * PIXELS  # rounding up to whole cells
+    assert width / height == pytest.approx(1536 / 900, rel=0.06)
     assert rectifier.template_mask.all()
     got = rectifier.rectify(images[0])
-    assert got.canonical.shape == (600, 1024)
+    assert got.canonical.shape == (height, width)
     assert got.canonical.mean() == pytest.approx(images[0].mean() / 255, abs=0.002)
-    assert got.matrix @ [511.5, 299.5, 1] == pytest.approx([767.5, 449.5])
+    assert got.matrix @ [(width - 1) / 2, (height - 1) / 2, 1] == pytest.approx([767.5, 449.5])
 
 
 def test_large_parts_are_averaged_not_sampled():
