@@ -34,7 +34,7 @@ class TrainOptions:
     pose: str = "auto"
     reconstruct: str = "auto"
     rule: str = "zone"
-    false_reject: float = 0.025
+    false_reject: float = 0.03
     minutes: float = 8.0
     seed: int = 0
     threads: int = 2

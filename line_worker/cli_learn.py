@@ -22,7 +22,7 @@ def train(
     pose: Annotated[str, typer.Option(help="auto | none | translate | rigid")] = "auto",
     reconstruct: Annotated[str, typer.Option(help="auto (hybrid) | feature | memory | network | classic")] = "auto",
     rule: Annotated[str, typer.Option(help="zone | deviation | adaptive | classic")] = "zone",
-    false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.025,
+    false_reject: Annotated[float, typer.Option(help="Share of good parts that may be rejected.")] = 0.03,
     minutes: Annotated[float, typer.Option(help="How long training may take.")] = 8.0,
     exclude: Annotated[Path | None, typer.Option(metavar="FILE", help="Names of good images to leave out.")] = None,
     bad: Annotated[Path | None, typer.Option(metavar="DIR", help="Bad parts, reported on, never learned from.")] = None,
