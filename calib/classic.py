@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from calib import autoencoder
 from calib.fitting import FOLDS, Fitted, Settings, levelled, rest, split
-from calib.schedule import single_threaded
+from calib.schedule import workers
 from line_worker.vision import classic
 from line_worker.vision.cells import batch
 from line_worker.vision.classic import Classic, Preparation
@@ -69,7 +68,7 @@ def _out_of_fold(
 ) -> Tensor:
     """Return both errors (N, 2, rows, cols) that the final model would give each image, had it not seen it."""
     shown = [fit[:: -(-len(fit) // LEVEL_IMAGES)] for fit in fits]
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+    with workers(threads) as pool:
         levels = list(pool.map(lambda stage, chosen: _errors(stage, chosen, prepared).mean(0), stages, shown))
         held_out = list(pool.map(lambda stage, fold: _errors(stage, fold, prepared), stages, folds))
     return levelled(held_out, levels, folds)

@@ -7,7 +7,6 @@ images it has not seen, and once from all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from calib import features as learning
 from calib.features import Library
 from calib.fitting import CLOSED_FOLDS, FOLDS, Fitted, Settings, levelled, rest, split
 from calib.reduction import Reduced, errors, reduce
-from calib.schedule import single_threaded
+from calib.schedule import workers
 from line_worker.vision.deep import BRANCHES, Branch, Deep
 
 Canonical = NDArray[np.float32]
@@ -82,13 +81,13 @@ def _memory(work: Work) -> Made:
 
         return memory.build(work.reduced, work.cells, work.fits[k], work.placed, 1000 * seed + k, progress)
 
-    with single_threaded(), ThreadPoolExecutor(work.settings.threads) as pool:
+    with workers(work.settings.threads) as pool:
         stages = list(pool.map(build, range(len(work.fits))))
     return Made(stages, _held_out(work, stages))
 
 
 def _feature(work: Work) -> Made:
-    with single_threaded(), ThreadPoolExecutor(work.settings.threads) as pool:
+    with workers(work.settings.threads) as pool:
         parts = feature.gather(work.reduced, work.cells)
         stages: list[Branch] = []
         for stage in pool.map(feature.build, repeat(parts), work.fits):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib.schedule import single_threaded
+from calib.schedule import workers
 from line_worker.vision.backbone import Backbone
 from line_worker.vision.cells import batch
 from line_worker.vision.features import Features, Maps
@@ -86,7 +85,7 @@ def extract(
         return maps.fine[0].half(), maps.coarse[0].half()
 
     found = []
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+    with workers(threads) as pool:
         for maps in pool.map(one, canonicals):
             found.append(maps)
             progress(len(found) / len(canonicals))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from calib.schedule import workers
 from line_worker.vision.reconstruct import Reconstructor
 
 FOLDS = 5  # of trained networks
@@ -68,6 +69,21 @@ def rest(fold: Tensor, count: int) -> Tensor:
     inside = torch.zeros(count, dtype=torch.bool)
     inside[fold] = True
     return torch.nonzero(~inside)[:, 0]
+
+
+def judged(judge: Callable[[int], Tensor], chosen: Tensor, threads: int) -> Tensor:
+    """Return the error maps (n, M, rows, cols) that `judge` gives each of the chosen images, one at a time.
+
+    judge: the index of an image to its error maps (1, M, rows, cols). One at a time, because that is how the line does
+    it on a CPU, and sums of another order differ in their last bits.
+    """
+
+    @torch.inference_mode()
+    def one(k: int) -> Tensor:
+        return judge(k)
+
+    with workers(threads) as pool:
+        return torch.cat(list(pool.map(one, chosen.tolist())))
 
 
 def levelled(held_out: Sequence[Tensor], levels: Sequence[Tensor], folds: Sequence[Tensor]) -> Tensor:

@@ -7,13 +7,12 @@ to start with and forgives a pose that is a cell off.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from calib.reduction import Reduced, errors
-from calib.schedule import single_threaded
+from calib.schedule import workers
 from line_worker.vision.memory import Memory
 
 PROTOTYPES = 64  # for each cell, where the bundle has room
@@ -118,6 +117,6 @@ def is_placed(
         memory = build(reduced, cells, rest, placed, seed)
         return float(errors(memory, reduced, fold[:SHOWN], 1)[:, 0][:, cells].mean())
 
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+    with workers(threads) as pool:
         own, shared = pool.map(typical, (True, False))
     return own <= PLACED * shared, own / shared

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from calib.features import Library
-from calib.schedule import STEPS_MIN, learning_rate, run_together, single_threaded
+from calib.fitting import judged
+from calib.schedule import STEPS_MIN, learning_rate, run_together
 from line_worker.vision.features import tokens
 from line_worker.vision.network import Drop, FeatureNet, Network, unlike
 
@@ -59,15 +59,8 @@ def train_together(
 
 
 def errors(stage: Network, library: Library, chosen: Tensor, threads: int) -> Tensor:
-    """Return the error maps (n, 1, rows, cols) of the chosen images, one at a time as on the line."""
-
-    @torch.inference_mode()
-    def one(k: int) -> Tensor:
-        error: Tensor = stage(library.maps(torch.tensor([k])))
-        return error
-
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        return torch.cat(list(pool.map(one, chosen.tolist())))
+    """Return the error maps (n, 1, rows, cols) of the chosen images."""
+    return judged(lambda k: stage(library.maps(torch.tensor([k]))), chosen, threads)
 
 
 class _Run:

@@ -37,7 +37,7 @@ th { color: var(--soft); font-weight: 500; }
 <p class="soft">$subtitle</p>
 <div class="figures">$figures</div>
 <section><h2>How often it will reject a good part</h2>$rejects$histogram
-<p class="soft">Every good image was scored by a network and by statistics that had not seen it, so these scores are
+<p class="soft">Every good image was scored by a model and by statistics that had not seen it, so these scores are
 what new good parts can be expected to get.</p></section>
 <section><h2>What it will reject</h2>$rule<ul>$chosen</ul></section>
 $power

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from calib.features import Library
-from calib.schedule import single_threaded
+from calib.fitting import judged
+from calib.schedule import workers
 from line_worker.vision.features import spread
 from line_worker.vision.reduction import Reduction, pooled
 
@@ -39,7 +39,7 @@ def reduce(library: Library, cells: Tensor, seed: int, threads: int = 1) -> Redu
         dice = torch.Generator().manual_seed(1000 * seed + k)
         return both[torch.randperm(len(both), generator=dice)[:each]]
 
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+    with workers(threads) as pool:
         reduction = Reduction(_basis(torch.cat(list(pool.map(sample, images)))), library.fine.shape[1]).eval()
 
         @torch.inference_mode()
@@ -57,12 +57,5 @@ def _basis(rows: Tensor) -> Tensor:
 
 
 def errors(stage: nn.Module, reduced: Reduced, chosen: Tensor, threads: int) -> Tensor:
-    """Return the error maps (n, 1, rows, cols) that a stage gives the chosen images, one at a time as on the line."""
-
-    @torch.inference_mode()
-    def one(k: int) -> Tensor:
-        error: Tensor = stage(reduced.planes(torch.tensor([k])))
-        return error
-
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        return torch.cat(list(pool.map(one, chosen.tolist())))
+    """Return the error maps (n, 1, rows, cols) that a stage gives the chosen images."""
+    return judged(lambda k: stage(reduced.planes(torch.tensor([k]))), chosen, threads)

@@ -51,7 +51,7 @@ def run_together(
     """Advance all networks by `steps`, or by fewer when they would not be done at `deadline` (time.monotonic())."""
     started = time.monotonic()
     done, planned, cut = 0, steps, False
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+    with workers(threads) as pool:
         while done < planned:
             until = min(done + ROUND, planned)
             for finished in [pool.submit(run.advance, done, until, planned) for run in runs]:
@@ -82,6 +82,13 @@ def single_threaded() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def workers(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool in which `threads` tasks run side by side, each with one thread of torch's."""
+    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+        yield pool
 
 
 def learning_rate(step: int, planned: int, warm_up: int) -> float:

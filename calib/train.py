@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ from calib.fitting import Fitted, Settings
 from calib.learned import Learned, Straightened
 from calib.options import TrainOptions
 from calib.power import Power
-from calib.schedule import single_threaded
+from calib.schedule import workers
 from calib.zoning import Drawn
 from line_worker.bundle import Bundle, check_place, write_bundle
 from line_worker.errors import DatasetError
@@ -192,7 +191,7 @@ def _power(
         return float(scores(standard.decisions(fitted.apart(picture), standard.expected(picture))))
 
     def judge(canonicals: Sequence[NDArray[np.float32]]) -> list[float]:
-        with single_threaded(), ThreadPoolExecutor(options.threads) as pool:
+        with workers(options.threads) as pool:
             return list(pool.map(one, canonicals))
 
     unseen = [straight.canonicals[i] for i in fitted.held_out.tolist()]
