@@ -267,3 +267,20 @@ def test_training_again_gives_the_same_bundle_whatever_the_threads(gray, trained
     assert again.manifest["calibration"]["scores"] == first.manifest["calibration"]["scores"]
     assert again.arrays.keys() == first.arrays.keys()
     assert all(np.array_equal(again.arrays[name], first.arrays[name]) for name in first.arrays)
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_network_goes_from_images_to_a_verdict(attention, gray, tmp_path):
+    result = quick(gray, tmp_path / "b", reconstruct="network", attention=attention, steps=10, **POSED)
+    assert result.steps == 10
+    assert not result.cut
+    bundle = Bundle.load(tmp_path / "b")
+    branch = bundle.manifest["reconstruct"]["branches"]["network"]
+    assert branch["attention"] is attention
+    assert bundle.manifest["calibration"]["folds"] == 5
+    assert any(".blocks." in name for name in bundle.arrays if name.startswith("reconstruct.network")) is attention
+    inspection = Inspection.from_bundle(bundle)
+    verify_golden(bundle, inspection)
+    inspected = inspection.inspect(drawn(BRACKET, 2, 9))
+    assert all(one.score is not None and np.isfinite(one.score) for one in inspected)
+    assert inspection.inspect([np.zeros(BRACKET["size"], np.uint8)])[0].reason is not Reason.NONE
