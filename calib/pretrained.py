@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from line_worker.errors import ConfigError
-from line_worker.vision.backbone import Arrays, Backbone
+from line_worker.vision.arrays import Arrays
+from line_worker.vision.backbone import Backbone
 
 STRIDES = (1, 2, 2, 2, 1)  # of each stage's first block, in all networks of this family; later stages are not used
 TAPPED = (2, 4)  # stages whose last blocks are looked at: strides 8 and 16

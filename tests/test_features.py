@@ -11,9 +11,10 @@ import torch
 from calib import features as learning
 from calib import pretrained
 from calib.schedule import single_threaded
+from line_worker.vision.arrays import part
 from line_worker.vision.backbone import Backbone
 from line_worker.vision.cells import batch
-from line_worker.vision.features import CLIP, Features, Maps, part, tokens
+from line_worker.vision.features import CLIP, Features, Maps, tokens
 from line_worker.vision.rectify import Rectifier
 
 SIZE = (64, 96)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-Arrays = dict[str, NDArray[Any]]
+from line_worker.vision.arrays import Arrays
 
 CONVS = ("expand", "depthwise", "project")  # of a block, in order; the first may be missing
 

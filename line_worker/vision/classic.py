@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from line_worker.vision.arrays import Arrays
 from line_worker.vision.cells import blur, object_cells
 
 WIDTHS = (24, 48, 96, 128, 128)  # channels after each halving
@@ -31,8 +32,6 @@ SSIM_SIGMA, SSIM_RADIUS = 1.5, 5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for a range of 1
 RANGE = (0.1, 0.9)  # where the good parts' darkest and brightest pixels are put
 BORDER = 2  # working pixels inside the object's edge that are not judged: resampling noise lives there
-
-Arrays = dict[str, NDArray[Any]]
 
 
 class Block(nn.Module):

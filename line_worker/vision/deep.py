@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from line_worker.vision.arrays import Arrays, part
 from line_worker.vision.feature import Feature
-from line_worker.vision.features import Features, part
+from line_worker.vision.features import Features
 from line_worker.vision.memory import Memory
 from line_worker.vision.network import Network
 from line_worker.vision.reduction import Reduction
 
-Arrays = dict[str, NDArray[Any]]
 Branch = Memory | Feature | Network
 
 BRANCHES: dict[str, tuple[str, ...]] = {

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from line_worker.vision.arrays import Arrays, part
 from line_worker.vision.backbone import Backbone
 from line_worker.vision.cells import blur, object_cells
-
-Arrays = dict[str, NDArray[Any]]
 
 CELL = 8  # canonical pixels along the side of a cell
 FEATHER = 2.0  # canonical pixels: standard deviation of the edge with which the surroundings are painted over
@@ -104,8 +103,3 @@ class Features(nn.Module):
         backbone = Backbone.make(meta["backbone"], part(arrays, "backbone"))
         mean, std, template = (torch.from_numpy(arrays[name].copy()) for name in ("mean", "std", "template"))
         return cls(backbone, float(meta["gain"]), float(meta["offset"]), template > 0, mean, std).eval()
-
-
-def part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
-    """Return the arrays whose names start with `prefix` and a dot, without them."""
-    return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{prefix}.")}

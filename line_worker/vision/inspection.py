@@ -1,7 +1,8 @@
 """Inspection: the method on one page. An image becomes a verdict with its evidence.
 
 locate and rectify   where the part lies; its picture in canonical pose, background divided out
-reconstruct          what a network that knows good parts only cannot draw again: an error per cell
+sanity               whether exposure and focus are those that the station was commissioned with
+reconstruct          what a method that knows good parts only cannot explain: an error per cell
 score                how unusual that error is for its zone of the part
 decide               the largest deviation against the limit from good parts
 crop                 boxes in the original image, with the figures that led to them
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from line_worker.errors import BundleError, ConfigError
 from line_worker.verdicts import Reason
 from line_worker.vision import reconstruct
+from line_worker.vision.arrays import finite
 from line_worker.vision.cells import batch
 from line_worker.vision.crop import Box, find_boxes
 from line_worker.vision.decide import decide, p_value
@@ -109,7 +111,7 @@ class Inspection:
         """
         m = bundle.manifest
         try:
-            rectifier = Rectifier.from_state(_finite(bundle.part("rectify")), m["rectify"])
+            rectifier = Rectifier.from_state(finite(bundle.part("rectify")), m["rectify"])
             reconstructor = reconstruct.load(m["reconstruct"], bundle.part("reconstruct"))
             good = list(m["calibration"]["scores"].values())
             standard = Standard.make(m["standard"], bundle.part("standard"), bundle.threshold, good)
@@ -190,14 +192,6 @@ class Inspection:
 
     def _undecided(self, part: Rectified) -> Inspected:
         return Inspected(part.reason, None, self.standard.threshold, matrix=None)
-
-
-def _finite(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return `arrays`; raises ValueError for one that is not finite."""
-    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
-        raise ValueError(f"{broken[0]} is not finite")
-    return arrays
 
 
 def _device(name: str) -> torch.device:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from line_worker.vision.arrays import Arrays
 from line_worker.vision.cells import blur_inside, places
-
-Arrays = dict[str, NDArray[Any]]
 
 SMOOTHING, REACH = 1.0, 3  # cells
 

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from line_worker.vision.arrays import Arrays
 from line_worker.vision.cells import blur_inside, places
 from line_worker.vision.features import Maps, tokens
-
-Arrays = dict[str, NDArray[Any]]
 
 WIDTHS = (96, 128, 160, 192)
 HEADS, BLOCKS = 4, 2

@@ -15,14 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from line_worker.vision.arrays import Arrays, finite
 from line_worker.vision.classic import Classic
 from line_worker.vision.deep import Deep
-
-Arrays = dict[str, NDArray[Any]]
 
 
 class Reconstructor(Protocol):
@@ -60,9 +58,6 @@ def load(meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Reconst
 
     Raises ValueError for one that this version does not know, and for arrays that are not finite.
     """
-    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
-        raise ValueError(f"{broken[0]} is not finite")
     if meta["method"] not in METHODS:
         raise ValueError(f"reconstruction {meta['method']!r} is not one of {', '.join(METHODS)}")
-    return METHODS[meta["method"]](meta, arrays)
+    return METHODS[meta["method"]](meta, finite(arrays))

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from line_worker.vision.arrays import Arrays
 from line_worker.vision.features import Maps, spread
-
-Arrays = dict[str, NDArray[Any]]
 
 POOL = 3
 

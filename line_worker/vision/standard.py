@@ -8,19 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from line_worker.vision import score
 from line_worker.vision.adaptive import Adaptive, texture
+from line_worker.vision.arrays import Arrays, finite, part
 from line_worker.vision.crop import Evidence
-from line_worker.vision.features import part
 from line_worker.vision.sanity import Commissioned
 from line_worker.vision.score import Rule, Zones
-
-Arrays = dict[str, NDArray[Any]]
 
 
 class Standard(NamedTuple):
@@ -83,9 +80,7 @@ class Standard(NamedTuple):
 
         Raises KeyError or TypeError when they do not fit, ValueError for arrays that are not finite.
         """
-        broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        if broken:
-            raise ValueError(f"{broken[0]} is not finite")
+        arrays = finite(arrays)
         adaptive, commissioned = part(arrays, "adaptive"), meta["commissioned"]
         return cls(
             Zones.make(part(arrays, "zones")),
