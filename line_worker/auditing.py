@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from line_worker.errors import JournalError
-from line_worker.hub.journal import SCHEMA_VERSION
+from line_worker.hub.journal import READABLE, SCHEMA_VERSION
 from line_worker.verdicts import Reason, Verdict, reason_of, verdict_of
 
 SHOWN = 20  # ranges of keys that a report lists before it says "and more"
@@ -232,7 +232,7 @@ def _opened(journal: Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(journal))}?mode=ro", uri=True)) as db:
             db.execute("BEGIN")  # one view of everything, while the hub goes on writing
             (version,) = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() or ("?",)
-            if version != str(SCHEMA_VERSION):
+            if version not in READABLE:
                 raise JournalError(
                     f"{journal}: schema {version}, this version audits {SCHEMA_VERSION}; nothing was audited; "
                     "use the line-worker that wrote it"

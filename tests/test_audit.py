@@ -178,8 +178,19 @@ def test_another_version_is_refused(good: Path) -> None:
     db.execute("UPDATE meta SET value = '99'")
     db.commit()
     db.close()
-    with pytest.raises(JournalError, match="schema 99, this version audits 1"):
+    with pytest.raises(JournalError, match="schema 99, this version audits 2"):
         audit(good)
+
+
+def test_a_journal_from_before_p_values_is_audited_as_it_is(good: Path) -> None:
+    db = sqlite3.connect(good)
+    db.execute("ALTER TABLE outcomes DROP COLUMN p_value")
+    db.execute("UPDATE meta SET value = '1'")
+    db.commit()
+    db.close()
+    before = good.read_bytes()
+    assert audit(good).balanced
+    assert good.read_bytes() == before
 
 
 @given(st.sets(st.integers(0, 30)), st.integers(0, 25))

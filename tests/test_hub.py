@@ -200,9 +200,10 @@ def test_a_part_goes_all_the_way(rig: Rig) -> None:
     [lease] = worker.hears(m.Lease)
     assert (lease.pixels, lease.attempt, lease.frame.pixels) == (b"1234", 1, b"")
     assert lease.slack_ms == pytest.approx(DEADLINE_MS - 100, abs=0.01)
-    worker.say(answer(lease))
+    worker.say(answer(lease, p_value=0.25))
     [outcome] = rig.sink.hears(m.Outcome)
     assert (outcome.verdict, outcome.part_id, outcome.worker, outcome.row) == ("PASS", "A1", "worker-1", 1)
+    assert (outcome.p_value, rig.hub.journal.after(0, 1)[0].p_value) == (0.25, 0.25)
     assert 0 < outcome.left_ms < lease.slack_ms
     assert source.hears(m.FrameDone) == [m.FrameDone("cam", EPOCH, (0,))]
     state = rig.beat()

@@ -28,7 +28,7 @@ def part(seq: int, reason: Reason = Reason.NONE, epoch: int = 1, camera: str = "
     key = FrameKey("l", camera, epoch, seq)
     frame = Frame(key, 0.0, 500.0, (4, 5), "uint8", "gray", 2**64 - 1, "ring", part_id="Teil-ß", trigger=9)
     decided = Part(key, t0=10.0, due=10.5, frame=frame, state=State.DECIDED, attempt=2)
-    decided.decision = Decision(reason, 10.25, 0.5, 1.0, (REGION,), "sha", "worker-1", {"score": 1.5})
+    decided.decision = Decision(reason, 10.25, 0.5, 1.0, (REGION,), "sha", "worker-1", {"score": 1.5}, 0.25)
     return decided
 
 
@@ -57,6 +57,7 @@ def test_an_outcome_comes_back_with_all_its_evidence(journal: Journal) -> None:
     first, second = journal.after(0, 10)
     assert (first.row, first.key, first.verdict, first.reason) == (1, FrameKey("l", "c", 1, 0), "PASS", 0)
     assert (first.score, first.threshold, first.regions, first.stages) == (0.5, 1.0, (REGION,), {"score": 1.5})
+    assert first.p_value == 0.25
     assert (first.bundle, first.worker, first.attempt, first.part_id, first.trigger) == (
         "sha",
         "worker-1",
@@ -81,7 +82,7 @@ def test_rows_cannot_be_changed_or_deleted_even_by_hand(journal: Journal, path: 
         with pytest.raises(sqlite3.IntegrityError):
             other.execute(
                 "INSERT INTO outcomes SELECT NULL, line, camera, epoch, seq, 'FAIL', 1, score, threshold, bundle,"
-                " worker, attempt, part_id, trigger, checksum, latency_ms, wall, detail FROM outcomes"
+                " worker, attempt, part_id, trigger, checksum, latency_ms, wall, detail, p_value FROM outcomes"
             )
 
 
@@ -166,10 +167,28 @@ def test_another_version_is_refused_and_left_alone(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("UPDATE meta SET value = '99'")
         other.execute("DROP TABLE totals")
-    with pytest.raises(JournalError, match=r"schema 99, this one is 1.*nothing was changed"):
+    with pytest.raises(JournalError, match=r"schema 99, this one is 2.*nothing was changed"):
         Journal(path, "l")
     with contextlib.closing(sqlite3.connect(path)) as other:
         assert not other.execute("SELECT 1 FROM sqlite_master WHERE name = 'totals'").fetchall()
+
+
+def test_a_journal_of_the_first_schema_keeps_its_rows_and_takes_new_ones(path: Path) -> None:
+    with contextlib.closing(Journal(path, "l")) as journal:
+        journal.write([part(0)], {("c", 1): 1}, {"log": 1})
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:  # as it was before p-values
+        db.execute("ALTER TABLE outcomes DROP COLUMN p_value")
+        db.execute("UPDATE meta SET value = '1'")
+        before = db.execute("SELECT * FROM outcomes").fetchall()
+    for _ in range(2):  # the second time there is nothing left to do
+        with contextlib.closing(Journal(path, "l")) as journal:
+            [old] = journal.after(0, 1)
+            assert (old.score, old.p_value, journal.cursor("log"), journal.totals()) == (0.5, None, 1, {"PASS": 1})
+    with contextlib.closing(Journal(path, "l")) as journal:
+        assert journal.write([part(1)], {("c", 1): 2}, {}) == [2]
+        assert journal.after(1, 1)[0].p_value == 0.25
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert [row[:-1] for row in db.execute("SELECT * FROM outcomes WHERE seq = 0")] == before
 
 
 @pytest.mark.parametrize("content", [b"no database, but long enough to be looked at" * 100, None])

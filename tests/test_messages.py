@@ -47,10 +47,21 @@ def instances(cls: type) -> st.SearchStrategy[Any]:
     fields = {f.name: values(hints[f.name]) for f in dataclasses.fields(cls)}
     if cls is m.Outcome:
         reasons = st.sampled_from(Reason)
-        return reasons.flatmap(
-            lambda r: st.builds(cls, **fields | {"reason": st.just(int(r)), "verdict": st.just(str(verdict_of(r)))})
+        return _judged(fields).flatmap(
+            lambda fields: reasons.flatmap(
+                lambda r: st.builds(cls, **fields | {"reason": st.just(int(r)), "verdict": st.just(str(verdict_of(r)))})
+            )
         )
+    if cls is m.Result:
+        return _judged(fields).flatmap(lambda fields: st.builds(cls, **fields))
     return st.builds(cls, **fields)
+
+
+def _judged(fields: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A p-value is a chance, and stands beside a score."""
+    without = {"score": st.none(), "p_value": st.none()}
+    scores = {"score": st.floats(allow_nan=False, allow_infinity=False), "p_value": st.none() | st.floats(0, 1)}
+    return st.sampled_from([fields | without, fields | scores])
 
 
 MESSAGES = st.sampled_from(sorted(m.KINDS.items())).flatmap(lambda item: instances(item[1]))
@@ -109,8 +120,8 @@ CROP = m.Crop(m.FrameKey("l", "c", 1, 2), "overlay", b"png")
         ([], "0 parts"),
         ([b"\x01\x01"], "1 parts"),
         ([b"\x01", m.to_parts(HELLO)[1]], "two-byte head"),
-        ([b"\x02\x01", m.to_parts(HELLO)[1]], "protocol version 2"),
-        ([b"\x01\xff", m.to_parts(HELLO)[1]], "unknown kind 255"),
+        ([b"\x01\x01", m.to_parts(HELLO)[1]], "protocol version 1: this side speaks 2"),
+        ([bytes([m.VERSION, 255]), m.to_parts(HELLO)[1]], "unknown kind 255"),
         ([*m.to_parts(HELLO), b"pixels"], "SourceHello: 3 parts"),
         (m.to_parts(CROP)[:2], "Crop: 2 parts"),
         ([*m.to_parts(CROP), b""], "Crop: 4 parts"),
@@ -148,6 +159,19 @@ def test_an_outcome_cannot_contradict_itself() -> None:
     for verdict, reason in (("PASS", 1), ("FAIL", 10), ("NO_DECISION", 0), ("OK", 0), ("PASS", 999)):
         with pytest.raises(DecodeError):
             m.from_parts(repacked(outcome, verdict=verdict, reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("score", "p_value"), [(0.1, -0.01), (0.1, 1.01), (None, 0.5), (0.1, float("nan")), (0.1, "0.5"), (0.1, True)]
+)
+def test_a_p_value_is_a_chance_beside_a_score(score: float | None, p_value: Any) -> None:
+    key = m.FrameKey("l", "c", 1, 2)
+    result = m.Result(key, 1, 1, "b", 1, 1, 0.1, 1.0, (), {}, p_value=0.5)
+    outcome = m.Outcome(1, key, "FAIL", 1, 0.1, 1.0, (), "b", "w", 1, "", 0, 1.0, 1.0, 1.0, {}, p_value=0.5)
+    for message in (result, outcome):
+        assert m.from_parts(m.to_parts(message)) == message
+        with pytest.raises(DecodeError, match="p.value"):
+            m.from_parts(repacked(message, score=score, p_value=p_value))
 
 
 def test_kinds_are_unique_and_every_message_has_its_place_in_the_table_of_links() -> None:

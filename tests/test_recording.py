@@ -1,5 +1,6 @@
 """Recordings: what goes in comes out, for us and for other people's readers."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from line_worker.verdicts import Reason
 from line_worker.wire import rosimage
 from line_worker.wire.frames import checksum
 from line_worker.wire.messages import Frame, FrameKey, Outcome, Region
-from line_worker.wire.recording import RecordedFrame, RecordingMeta, Trigger, read_recording
+from line_worker.wire.recording import OUTCOME, RecordedFrame, RecordingMeta, Trigger, read_recording
 from line_worker.wire.recording_writer import RecordingWriter
 
 META = RecordingMeta("l", 1.7e9, 0.002, config='{"a": 1}')
@@ -50,6 +51,7 @@ def outcome_of(key: FrameKey, **changes: object) -> Outcome:
         "left_ms": 80.0,
         "wall": 1.7e9,
         "stages": {"locate": 1.5},
+        "p_value": 0.0625,
     }
     return Outcome(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -80,6 +82,19 @@ def test_what_was_recorded_is_read_back(path: Path) -> None:
         assert (frame.frame.key, frame.frame.part_id, frame.frame.trigger) == (sent.key, sent.part_id, sent.trigger)
         assert frame.at == pytest.approx(1e9 - 0.002 + seq * 0.01, abs=1e-6)
         assert outcome == outcome_of(sent.key)
+
+
+def test_outcomes_recorded_before_p_values_are_read(tmp_path: Path) -> None:
+    outcome = outcome_of(FrameKey("l", "cam", 1, 0))
+    writer = RecordingWriter(tmp_path / "r.mcap", META)
+    channel = writer._json_channel("/outcomes")
+    text = OUTCOME.dump_json(outcome, exclude={"p_value"})
+    assert b"p_value" not in text
+    writer._writer.message(channel, 1, 1, 0, text)
+    writer.close()
+    recording = read_recording(tmp_path / "r.mcap")
+    assert list(recording) == [dataclasses.replace(outcome, p_value=None)]
+    assert recording.problems == []
 
 
 def test_a_recording_can_be_read_twice(path: Path) -> None:

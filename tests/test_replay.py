@@ -86,7 +86,9 @@ def test_the_same_bundle_says_the_same_again(judged: Path, capsys: pytest.Captur
 
 
 def test_another_bundle_is_found_out(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    verdicts = {o.verdict for o in survey(read_recording(judged)).outcomes.values()}
+    outcomes = survey(read_recording(judged)).outcomes.values()
+    assert all((o.p_value is None) == (o.score is None) for o in outcomes)
+    verdicts = {o.verdict for o in outcomes}
     assert verdicts == {"PASS", "FAIL"}, "the recording must hold both"
     assert replay(judged, Path("stub"), check=True, as_json=True) == 1
     found = result(capsys)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import shutil
 import sqlite3
@@ -32,7 +34,7 @@ def outcome(seq: int, *, reason: int = 0) -> Outcome:
     evidence = (1.5, 2.0) if reason < 2 else (None, None)
     return Outcome(
         *(seq + 1, key(seq), verdict, reason, *evidence, REGIONS if reason == 1 else (), "ab" * 32, "worker-0", 1),
-        *("Teil-ß", seq, 12.5, 80.0, 1.7e9 + seq, {"locate": 1.0, "score": 0.25}),
+        *("Teil-ß", seq, 12.5, 80.0, 1.7e9 + seq, {"locate": 1.0, "score": 0.25}, 0.125 if reason < 2 else None),
     )
 
 
@@ -271,8 +273,24 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("PRAGMA user_version=9")
     db.close()
-    with pytest.raises(SinkError, match="schema 9, this one is 1"):
+    with pytest.raises(SinkError, match="schema 9, this one is 2"):
         Store(tmp_path, 0).open()
+
+
+def test_a_store_of_the_first_schema_is_read_as_it_is_and_grows(tmp_path: Path) -> None:
+    sink = Store(tmp_path, 0)
+    sink.open()
+    sink.deliver(outcome(0), 0.0)
+    sink.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:  # as it was before p-values
+        db.execute("ALTER TABLE outcomes DROP COLUMN p_value")
+        db.execute("PRAGMA user_version=1")
+    old = dataclasses.replace(outcome(0), p_value=None)
+    assert list(read_outcomes(tmp_path)) == [old]
+    sink.open()
+    sink.deliver(outcome(1), 0.0)
+    sink.close()
+    assert list(read_outcomes(tmp_path)) == [old, outcome(1)]
 
 
 def test_reading_a_store_that_is_not_there_says_so(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ class Books:
             left_ms=(part.due - now) * 1000,
             wall=time.time(),
             stages=decision.stages,
+            p_value=decision.p_value,
         )
 
     def _failed(self, error: JournalError, parts: list[Part]) -> None:

@@ -22,7 +22,7 @@ from line_worker.hub.checkpoint import Checkpointer
 from line_worker.hub.part import Part
 from line_worker.wire.messages import FrameKey, Outcome, Region
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: p-values
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS epochs (
@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
   verdict TEXT NOT NULL, reason INTEGER NOT NULL, score REAL, threshold REAL,
   bundle TEXT NOT NULL, worker TEXT NOT NULL, attempt INTEGER NOT NULL,
   part_id TEXT NOT NULL, trigger INTEGER NOT NULL, checksum TEXT NOT NULL,
-  latency_ms REAL NOT NULL, wall REAL NOT NULL, detail TEXT NOT NULL,
+  latency_ms REAL NOT NULL, wall REAL NOT NULL, detail TEXT NOT NULL, p_value REAL,
   UNIQUE (line, camera, epoch, seq));
 CREATE TABLE IF NOT EXISTS outbox (sink TEXT PRIMARY KEY, row INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS totals (line TEXT NOT NULL, verdict TEXT NOT NULL, n INTEGER NOT NULL,
@@ -44,11 +44,15 @@ CREATE TRIGGER IF NOT EXISTS outcomes_stay BEFORE UPDATE ON outcomes
 CREATE TRIGGER IF NOT EXISTS outcomes_last BEFORE DELETE ON outcomes
   BEGIN SELECT RAISE(ABORT, 'an outcome is never deleted'); END;
 """
+_MIGRATIONS = {  # from the schema of that number to today's, in one transaction; rows stay as they are
+    "1": "ALTER TABLE outcomes ADD COLUMN p_value REAL; UPDATE meta SET value = '2' WHERE key = 'schema';",
+}
+READABLE = {*_MIGRATIONS, str(SCHEMA_VERSION)}  # all of them hold what an audit asks for
 _COLUMNS = (
     "line, camera, epoch, seq, verdict, reason, score, threshold, bundle, worker, attempt, part_id, trigger, "
-    "checksum, latency_ms, wall, detail"
+    "checksum, latency_ms, wall, detail, p_value"
 )
-_INSERT = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * 17)}) ON CONFLICT DO NOTHING"
+_INSERT = f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * 18)}) ON CONFLICT DO NOTHING"
 _OF_EPOCH = "FROM outcomes WHERE line = ? AND camera = ? AND epoch = ?"
 _ANNOUNCED = (
     "INSERT INTO epochs VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET announced = max(announced, excluded.announced)"
@@ -97,7 +101,9 @@ class Journal:
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             return
         (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() or (SCHEMA_VERSION,)
-        if str(found) != str(SCHEMA_VERSION):
+        if str(found) in _MIGRATIONS:
+            self._db.executescript(f"BEGIN IMMEDIATE; {_MIGRATIONS[str(found)]} COMMIT;")
+        elif str(found) != str(SCHEMA_VERSION):
             self._db.close()
             raise JournalError(
                 f"{self.path}: written by another version (schema {found}, this one is {SCHEMA_VERSION}); "
@@ -171,6 +177,7 @@ class Journal:
                 *((frame.part_id, frame.trigger, f"{frame.checksum:016x}") if frame else ("", 0, "")),
                 *(latency_ms, wall - max(0.0, latency_ms) / 1000),
                 json.dumps({"regions": [asdict(r) for r in decision.regions], "stages": decision.stages}),
+                decision.p_value,
             ),
         )
         return cursor.lastrowid or 0 if cursor.rowcount == 1 else 0
@@ -210,7 +217,7 @@ class Journal:
 
 def _outcome(found: tuple[Any, ...]) -> Outcome:
     row, line, camera, epoch, seq, verdict, reason, score, threshold, *rest = found
-    bundle, worker, attempt, part_id, trigger, _, latency_ms, wall, detail = rest
+    bundle, worker, attempt, part_id, trigger, _, latency_ms, wall, detail, p_value = rest
     extra = json.loads(detail)
     regions = tuple(Region(**{**region, "zone": tuple(region["zone"])}) for region in extra["regions"])
     return Outcome(
@@ -230,4 +237,5 @@ def _outcome(found: tuple[Any, ...]) -> Outcome:
         left_ms=0.0,
         wall=wall,
         stages=extra["stages"],
+        p_value=p_value,
     )

@@ -63,6 +63,7 @@ class Decision:
     bundle: str = ""
     worker: str = ""
     stages: dict[str, float] = field(default_factory=dict)
+    p_value: float | None = None
 
     @property
     def verdict(self) -> Verdict:

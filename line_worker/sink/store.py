@@ -31,7 +31,7 @@ from line_worker.wire.messages import Crop, FrameKey, Outcome, Region
 log = structlog.get_logger()
 
 FILE = "outcomes.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: p-values
 CHECKPOINT_S = 1.0
 CROPS_AGAIN_S = 60.0  # how long to wait with pictures after the disk was full
 FREED_AT_ONCE = 64_000_000  # bytes of pictures given up when the disk is full
@@ -41,13 +41,13 @@ CREATE TABLE IF NOT EXISTS outcomes (
   line TEXT NOT NULL, camera TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, row INTEGER NOT NULL,
   verdict TEXT NOT NULL, reason INTEGER NOT NULL, score REAL, threshold REAL, regions TEXT NOT NULL,
   bundle TEXT NOT NULL, worker TEXT NOT NULL, attempt INTEGER NOT NULL, part_id TEXT NOT NULL,
-  trigger INTEGER NOT NULL, latency_ms REAL NOT NULL, left_ms REAL NOT NULL, wall REAL NOT NULL, stages TEXT NOT NULL,
+  trigger INTEGER NOT NULL, latency_ms REAL NOT NULL, left_ms REAL NOT NULL, wall REAL NOT NULL, stages TEXT NOT NULL, p_value REAL,
   PRIMARY KEY (line, camera, epoch, seq)) WITHOUT ROWID;
 """
 _KEY = ("line", "camera", "epoch", "seq")
 _COLUMNS = (*_KEY, *(field.name for field in fields(Outcome) if field.name != "key"))
 _INSERT = f"INSERT OR IGNORE INTO outcomes ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM outcomes ORDER BY wall, camera, epoch, seq"
+_MIGRATION = "BEGIN IMMEDIATE; ALTER TABLE outcomes ADD COLUMN p_value REAL; PRAGMA user_version=2; COMMIT;"  # from 1
 
 
 class Store(QuietSink):
@@ -158,7 +158,9 @@ def read_outcomes(path: Path) -> Iterator[Outcome]:
     """
     try:
         with closing(sqlite3.connect(f"{(path / FILE).absolute().as_uri()}?mode=ro", uri=True)) as db:
-            for row in db.execute(_SELECT):
+            known = {name for _, name, *_ in db.execute("PRAGMA table_info(outcomes)")}
+            columns = ", ".join(name if name in known else "NULL" for name in _COLUMNS)  # an older store lacks some
+            for row in db.execute(f"SELECT {columns} FROM outcomes ORDER BY wall, camera, epoch, seq"):
                 yield _from_row(row)
     except sqlite3.Error as error:
         raise SinkError(f"{path / FILE}: cannot be read ({error}); give the folder of a store") from error
@@ -168,11 +170,11 @@ def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
+        if version not in (0, 1, SCHEMA_VERSION):
             raise sqlite3.DatabaseError(f"written by another version: schema {version}, this one is {SCHEMA_VERSION}")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
-        db.executescript(_SCHEMA)
+        db.executescript(_MIGRATION if version == 1 else _SCHEMA)
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     except sqlite3.Error:
         db.close()

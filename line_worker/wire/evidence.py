@@ -24,9 +24,22 @@ class Region:
     sigma: float
 
 
+def _chance(p_value: float | None, score: float | None) -> None:
+    """Check a p-value: a chance, and only beside the score that it is about.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if p_value is not None and (score is None or not 0 <= p_value <= 1):
+        raise ValueError(f"a p-value of {p_value} beside a score of {score}")
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a worker found; `checksum` proves which pixels it saw, `stages` holds milliseconds by stage."""
+    """What a worker found; `checksum` proves which pixels it saw, `stages` holds milliseconds by stage.
+
+    `p_value`: the chance that a good part scores this much or more; None without a score or a calibration.
+    """
 
     KIND: ClassVar[int] = 18
     MAX_BODY: ClassVar[int] = 32 * 1024  # its evidence travels on inside an Outcome
@@ -40,6 +53,10 @@ class Result:
     threshold: float | None
     regions: tuple[Region, ...]
     stages: dict[str, float]
+    p_value: float | None = None
+
+    def __post_init__(self) -> None:
+        _chance(self.p_value, self.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +64,8 @@ class Outcome:
     """The one immutable outcome of a key, with its evidence.
 
     `row` numbers the journal's rows; `left_ms` is what remains of the part's deadline when the hub sends it;
-    `latency_ms` counts from t0 to the decision; `wall` is Unix time, for people.
+    `latency_ms` counts from t0 to the decision; `wall` is Unix time, for people; `p_value` as in `Result`. What was
+    recorded before protocol version 2 has none.
     """
 
     KIND: ClassVar[int] = 33
@@ -67,8 +85,10 @@ class Outcome:
     left_ms: float
     wall: float
     stages: dict[str, float]
+    p_value: float | None = None
 
     def __post_init__(self) -> None:
+        _chance(self.p_value, self.score)
         if self.verdict != verdict_of(Reason(self.reason)):
             raise ValueError(f"{self.verdict} cannot stand beside reason {self.reason}")
 

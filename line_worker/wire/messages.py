@@ -26,7 +26,7 @@ from line_worker.wire.header import Frame as Frame
 from line_worker.wire.header import FrameKey as FrameKey
 from line_worker.wire.header import counted
 
-VERSION = 1
+VERSION = 2  # 2: p-values in Result and Outcome
 
 
 # ---- source -> hub -> worker -----------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ class Finding(Protocol):
     def threshold(self) -> float: ...  # noqa: D102
     @property
     def boxes(self) -> tuple[Any, ...]: ...  # noqa: D102
+    @property
+    def p_value(self) -> float | None: ...  # noqa: D102
 
 
 class Model(Protocol):
@@ -55,6 +57,7 @@ class StubFinding(NamedTuple):
     score: float | None = 0.0
     threshold: float = 1.0
     boxes: tuple[Any, ...] = ()
+    p_value: float | None = None  # nothing is calibrated
 
 
 class StubModel:

@@ -188,6 +188,7 @@ class Runner:
                 threshold=_finite(finding.threshold) if finding else None,
                 regions=tuple(_region(box) for box in finding.boxes[:MAX_REGIONS]) if finding else (),
                 stages=stages or {},
+                p_value=_finite(finding.p_value) if finding else None,
             )
         )
 
