@@ -170,7 +170,7 @@ def test_a_p_value_is_a_chance_beside_a_score(score: float | None, p_value: Any)
     outcome = m.Outcome(1, key, "FAIL", 1, 0.1, 1.0, (), "b", "w", 1, "", 0, 1.0, 1.0, 1.0, {}, p_value=0.5)
     for message in (result, outcome):
         assert m.from_parts(m.to_parts(message)) == message
-        with pytest.raises(DecodeError, match="p.value"):
+        with pytest.raises(DecodeError, match=r"p.value"):
             m.from_parts(repacked(message, score=score, p_value=p_value))
 
 

@@ -154,16 +154,8 @@ class Ledger:
             self.counts["mismatch"] += 1
             self.give_back(part, now, blame=False)
             return False
-        evidence = (
-            result.score,
-            result.threshold,
-            result.regions,
-            result.bundle,
-            worker,
-            result.stages,
-            result.p_value,
-        )
-        part.settle(Decision(judge(result, may_pass), now, *evidence), Event.RESULT)
+        evidence = (result.score, result.threshold, result.regions, result.bundle, worker, result.stages)
+        part.settle(Decision(judge(result, may_pass), now, *evidence, p_value=result.p_value), Event.RESULT)
         self._decided.append(part)
         return True
 

@@ -41,7 +41,8 @@ CREATE TABLE IF NOT EXISTS outcomes (
   line TEXT NOT NULL, camera TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, row INTEGER NOT NULL,
   verdict TEXT NOT NULL, reason INTEGER NOT NULL, score REAL, threshold REAL, regions TEXT NOT NULL,
   bundle TEXT NOT NULL, worker TEXT NOT NULL, attempt INTEGER NOT NULL, part_id TEXT NOT NULL,
-  trigger INTEGER NOT NULL, latency_ms REAL NOT NULL, left_ms REAL NOT NULL, wall REAL NOT NULL, stages TEXT NOT NULL, p_value REAL,
+  trigger INTEGER NOT NULL, latency_ms REAL NOT NULL, left_ms REAL NOT NULL, wall REAL NOT NULL,
+  stages TEXT NOT NULL, p_value REAL,
   PRIMARY KEY (line, camera, epoch, seq)) WITHOUT ROWID;
 """
 _KEY = ("line", "camera", "epoch", "seq")
