@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from line_worker.bundle import Bundle, verify_golden
 from line_worker.errors import BundleError
+from line_worker.exported import Exports
 
 if TYPE_CHECKING:
     from line_worker.vision.inspection import Inspection
+    from line_worker.vision.runtime import Export
+
+
+def _exported(bundle: Bundle) -> Export:
+    """Return where the bundle's export is kept; OpenVINO is only there when something is converted."""
+
+    def export(convert: Callable[[], Any]) -> Any:
+        return Exports(bundle.sha)(convert)
+
+    return export
 
 
 def self_tested(bundle: Bundle, device: str = "auto", runtime: str = "auto") -> Inspection:
@@ -21,7 +33,7 @@ def self_tested(bundle: Bundle, device: str = "auto", runtime: str = "auto") -> 
     """
     from line_worker.vision.inspection import Inspection
 
-    inspection = Inspection.from_bundle(bundle, device, runtime)
+    inspection = Inspection.from_bundle(bundle, device, runtime, _exported(bundle))
     try:
         verify_golden(bundle, inspection)
     except BundleError as error:

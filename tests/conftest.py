@@ -20,6 +20,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 TINY_SIZE = (240, 320)  # H, W of the parts that tiny_bundle judges: draw_part(rng, size=(240, 320)), kind bracket
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep exports of this run's bundles away from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(_session_root(tmp_path_factory) / "cache"))
+        yield
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """Return an empty folder whose path is short enough for socket files, whatever the test is called."""

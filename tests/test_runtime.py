@@ -15,6 +15,7 @@ from calib.train import train
 from line_worker.bundle import GOLDEN_TOLERANCE, Bundle, verify_golden
 from line_worker.errors import ConfigError
 from line_worker.images import save_png
+from line_worker.selftest import self_tested
 from line_worker.source.drawing import draw_part
 from line_worker.vision import runtime
 from line_worker.vision.inspection import Inspection
@@ -150,3 +151,14 @@ def test_a_result_of_openvino_is_not_overwritten_by_the_next(both):
     second = inspection._maps(picture(inspection, 3))
     assert torch.equal(first, kept)
     assert not torch.equal(first, second)
+
+
+@needs_openvino
+def test_a_second_start_does_not_convert_again(bundles, monkeypatch, tmp_path):
+    import openvino
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = self_tested(bundles["hybrid"], "cpu", "openvino")
+    monkeypatch.setattr(openvino, "convert_model", None)  # calling it would fail
+    second = self_tested(bundles["hybrid"], "cpu", "openvino")
+    assert torch.equal(first._maps(picture(first, 4)), second._maps(picture(second, 4)))

@@ -30,7 +30,7 @@ from line_worker.vision.cells import batch
 from line_worker.vision.crop import Box, find_boxes
 from line_worker.vision.decide import decide, p_value
 from line_worker.vision.rectify import Rectified, Rectifier
-from line_worker.vision.runtime import choose, compile_openvino
+from line_worker.vision.runtime import Export, choose, compile_openvino
 from line_worker.vision.sanity import measure
 from line_worker.vision.score import scores
 from line_worker.vision.standard import Standard
@@ -93,6 +93,7 @@ class Inspection:
         standard: Standard,
         device: str = "cpu",
         runtime: str = "torch",
+        export: Export = lambda convert: convert(),
     ) -> None:
         self.device = _device(device)
         self.rectifier, self.reconstructor = rectifier, reconstructor
@@ -100,14 +101,21 @@ class Inspection:
             reconstructor.to(self.device)
         self.standard = standard.to(self.device)
         self.runtime = choose(runtime, self.device)
-        self._maps = self._compiled() if self.runtime == "openvino" else reconstructor
+        self._maps = self._compiled(export) if self.runtime == "openvino" else reconstructor
 
     @classmethod
-    def from_bundle(cls, bundle: Calibrated, device: str = "cpu", runtime: str = "torch") -> Inspection:
+    def from_bundle(
+        cls,
+        bundle: Calibrated,
+        device: str = "cpu",
+        runtime: str = "torch",
+        export: Export = lambda convert: convert(),
+    ) -> Inspection:
         """Make an inspection of what is in `bundle` on `device` (auto, cpu, cuda, cuda:1, ...).
 
-        runtime: auto, torch or openvino, see runtime.py. Raises BundleError when the parts of the bundle do not fit
-        together, ConfigError for a device or a runtime that is not here.
+        runtime: auto, torch or openvino; export: where its converter's work may be kept; see runtime.py. Raises
+        BundleError when the parts of the bundle do not fit together, ConfigError for a device or a runtime that is not
+        here.
         """
         m = bundle.manifest
         try:
@@ -120,7 +128,7 @@ class Inspection:
                 f"the bundle's parts do not fit together ({type(error).__name__}: {error}). "
                 "It cannot judge parts; train it again with this version"
             ) from error
-        return cls(rectifier, reconstructor, standard, device, runtime)
+        return cls(rectifier, reconstructor, standard, device, runtime, export)
 
     def inspect(self, images: Sequence[Image], lap: Lap | None = None) -> list[Inspected]:
         """Judge `images`, each uint8 or uint16, (H, W) or (H, W, 3). `lap(stage)` is called as each stage ends."""
@@ -153,9 +161,9 @@ class Inspection:
         reason = commissioned.check(measure(image, part.canonical, mask, white))
         return part._replace(reason=reason) if part.reason is Reason.NONE or reason is Reason.EXPOSURE else part
 
-    def _compiled(self) -> Callable[[Tensor], Tensor]:
+    def _compiled(self, export: Export) -> Callable[[Tensor], Tensor]:
         assert isinstance(self.reconstructor, nn.Module)
-        return compile_openvino(self.reconstructor, self.rectifier.frame.channels, self.rectifier.size)
+        return compile_openvino(self.reconstructor, self.rectifier.frame.channels, self.rectifier.size, export)
 
     @torch.inference_mode()
     def _errors(self, canonicals: Sequence[NDArray[np.float32]]) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """Runtime: what runs the networks on a CPU. OpenVINO where it is installed, which takes half of torch's time.
 
-The reconstructor is traced and compiled as it is loaded, in a few seconds and from the bundle's own weights, so there
-is no second file that could be stale. Both run in single precision; their scores agree to GOLDEN_TOLERANCE of the
-bundle, which every worker proves on the golden images before it judges a part.
+The reconstructor is traced and converted as it is loaded, in a few seconds and from the bundle's own weights; whoever
+loads it may keep what the converter made (exported.py). Both run in single precision; their scores agree to
+GOLDEN_TOLERANCE of the bundle, which every worker proves on the golden images before it judges a part.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from line_worker.errors import ConfigError
 RUNTIMES = ("auto", "torch", "openvino")
 
 Maps = Callable[[Tensor], Tensor]
+Export = Callable[[Callable[[], Any]], Any]  # what converts -> the openvino.Model, perhaps kept from an earlier time
 
 
 def choose(name: str, device: torch.device) -> str:
@@ -36,22 +37,19 @@ def choose(name: str, device: torch.device) -> str:
     return name
 
 
-def compile_openvino(reconstructor: nn.Module, channels: int, size: tuple[int, int]) -> Maps:
+def compile_openvino(
+    reconstructor: nn.Module, channels: int, size: tuple[int, int], export: Export = lambda convert: convert()
+) -> Maps:
     """Return what `reconstructor` computes of one canonical image (1, C, H, W), run by OpenVINO on torch's threads."""
     import openvino as ov
 
-    shape = [1, channels, *size]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # its converter traces, which torch would rather not do
-        traced = torch.jit.TracerWarning  # type: ignore[attr-defined]
-        warnings.simplefilter("ignore", traced)  # shapes become constants, which they are here
-        model = ov.convert_model(reconstructor, example_input=torch.ones(shape), input=[ov.PartialShape(shape)])
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",  # half precision would move scores by more than the tolerance
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
+    model = export(lambda: _converted(reconstructor, [1, channels, *size]))
     request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
 
     def maps(canonical: Tensor) -> Tensor:
@@ -59,3 +57,14 @@ def compile_openvino(reconstructor: nn.Module, channels: int, size: tuple[int, i
         return torch.from_numpy(next(iter(found.values())).copy())
 
     return maps
+
+
+def _converted(reconstructor: nn.Module, shape: list[int]) -> Any:
+    """Return the openvino.Model of `reconstructor` for images of `shape`."""
+    import openvino as ov
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its converter traces, which torch would rather not do
+        traced = torch.jit.TracerWarning  # type: ignore[attr-defined]
+        warnings.simplefilter("ignore", traced)  # shapes become constants, which they are here
+        return ov.convert_model(reconstructor, example_input=torch.ones(shape), input=[ov.PartialShape(shape)])
