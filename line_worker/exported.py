@@ -41,12 +41,16 @@ class Exports:
         self._entry = self._folder / f"{sha[:32]}-{versions}"
 
     def __call__(self, convert: Callable[[], Any]) -> Any:
-        """Return the openvino.Model, read if it was kept, made by `convert` and kept otherwise."""
-        model = self._read()
-        if model is None:
-            model = convert()
-            self._keep(model)
-        return model
+        """Return the openvino.Model, read if it was kept, otherwise made by `convert`, kept and read.
+
+        What is read differs from what was made in the last bits of what it computes; all starts are to be alike.
+        """
+        kept = self._read()
+        if kept is not None:
+            return kept
+        made = convert()
+        self._keep(made)
+        return self._read() or made
 
     def _read(self) -> Any:
         import openvino as ov
