@@ -13,6 +13,7 @@ import pytest
 
 from line_worker.config import Config, parse
 from line_worker.hub import run
+from line_worker.hub.drift import DriftWatch
 from line_worker.hub.ledger import MAX_GAP
 from line_worker.hub.run import Hub, active_bundle, memory_bound
 from line_worker.hub.sources import SILENT_S
@@ -208,6 +209,20 @@ def test_a_part_goes_all_the_way(rig: Rig) -> None:
     assert source.hears(m.FrameDone) == [m.FrameDone("cam", EPOCH, (0,))]
     state = rig.beat()
     assert (state.counts, state.open_parts, state.workers) == ({"PASS": 1, "FAIL": 0, "NO_DECISION": 0}, 0, 1)
+
+
+def test_drifting_scores_are_told_and_change_no_verdict(rig: Rig) -> None:
+    source, worker = rig.running()
+    rig.hub.drift = DriftWatch("stub", 1000, window=8)
+    for seq in range(8):
+        assert rig.beat().warnings == ()
+        source.say(frame(seq))
+        worker.say(answer(worker.hears(m.Lease, seq + 1)[-1], p_value=0.001))
+        assert rig.outcomes(seq + 1)[seq] is Reason.NONE
+    [warning] = rig.beat().warnings
+    assert warning.startswith("camera cam: of the last 8 passed parts 100% score")
+    rig.restart()
+    assert [(seen.parts, seen.share) for seen in rig.hub.drift.seen()] == [(8, 1.0)]
 
 
 def test_nothing_passes_before_the_station_runs(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import sqlite3
 import subprocess
@@ -160,6 +161,18 @@ def test_another_line_s_rows_are_not_ours(journal: Journal, path: Path) -> None:
     journal.write([part(0)], {("c", 1): 5}, {})
     with contextlib.closing(Journal(path, "other")) as other:
         assert (other.open_epochs(), other.totals()) == ([], {})
+
+
+def test_the_p_values_of_passed_parts_are_found_again(journal: Journal) -> None:
+    others = [part(4, Reason.ANOMALY), part(0, epoch=2, camera="d")]
+    parts = [part(n) for n in range(4)]
+    for n, one in enumerate(parts):
+        assert one.decision is not None
+        one.decision = dataclasses.replace(one.decision, p_value=n / 4 if n else None)
+    journal.write([*parts, *others], {}, {})
+    assert journal.passed("c", "sha", 10) == [0.25, 0.5, 0.75]
+    assert journal.passed("c", "sha", 2) == [0.5, 0.75]
+    assert journal.passed("c", "other", 10) == []
 
 
 def test_another_version_is_refused_and_left_alone(path: Path) -> None:

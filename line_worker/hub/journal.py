@@ -59,6 +59,7 @@ _ANNOUNCED = (
 )
 _COUNTED = "INSERT INTO totals VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _MOVED = "INSERT INTO outbox VALUES (?, ?) ON CONFLICT DO UPDATE SET row = excluded.row"
+PASSED_WITHIN = 20_000  # rows
 BUSY_S = 0.1  # how long another process may hold the file before it counts as unwritable
 
 
@@ -201,6 +202,18 @@ class Journal:
         """Return up to `limit` outcomes with larger row numbers, oldest first."""
         query = f"SELECT row, {_COLUMNS} FROM outcomes WHERE row > ? ORDER BY row LIMIT ?"
         return [_outcome(found) for found in self._read(query, (row, limit))]
+
+    def passed(self, camera: str, bundle: str, limit: int) -> list[float]:
+        """Return the p-values of the camera's last `limit` parts that `bundle` has passed, oldest first.
+
+        Rows older than `PASSED_WITHIN` are not looked at: a start must not read a journal of millions.
+        """
+        query = (
+            "SELECT p_value FROM outcomes WHERE row > ? AND line = ? AND camera = ? AND bundle = ? "
+            "AND verdict = 'PASS' AND p_value IS NOT NULL ORDER BY row DESC LIMIT ?"
+        )
+        found = self._read(query, (self.last_row() - PASSED_WITHIN, self._line, camera, bundle, limit))
+        return [p_value for (p_value,) in reversed(found)]
 
     def find(self, key: FrameKey) -> Outcome | None:
         """Return the outcome of `key`."""

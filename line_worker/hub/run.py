@@ -11,6 +11,7 @@ rest is NO_DECISION(SHUTDOWN), durable sinks get `stop_s` to take what they are 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 
@@ -19,6 +20,7 @@ import structlog
 from line_worker.config import Config
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.hub.books import Books
+from line_worker.hub.drift import WINDOW, DriftWatch
 from line_worker.hub.journal import Journal
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.outbox import Outbox
@@ -53,6 +55,7 @@ class Hub:
         self.outbox = Outbox(outcomes, self.journal, {s.name: s.kind != "plc" for s in config.sinks})
         self.sources = Sources(frames, self.ledger, self.outbox)
         self.workers = Workers(work, self.ledger, self.station, active_bundle(config))
+        self.drift = DriftWatch(self.workers.bundle, calibration_size(config))
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0
         self._recover(now)
@@ -62,6 +65,8 @@ class Hub:
         self.ledger.counts.update(self.journal.totals())
         for epoch in self.journal.open_epochs():
             self.ledger.restore(epoch.camera, epoch.epoch, epoch.next_seq, epoch.holes, now)
+        for camera in self.ledger.cameras:
+            self.drift.restore(camera, self.journal.passed(camera, self.workers.bundle, WINDOW))
 
     # ---- one turn -----------------------------------------------------------------------------------------------
 
@@ -99,7 +104,9 @@ class Hub:
     def _release(self) -> None:
         now = time.monotonic()  # writing has taken time
         for part in self.ledger.release():
-            self.outbox.offer(self.books.outcome(part, now))
+            outcome = self.books.outcome(part, now)
+            self.outbox.offer(outcome)
+            self.drift.take(outcome)
             self.sources.done(part.key)
         self.sources.send_done()
         self.outbox.pump(self.books.newest_row)
@@ -109,8 +116,16 @@ class Hub:
         if self.station.update(self._facts(), now):
             log.info("station", state=self.station.state.name, cause=self.station.cause)
 
+    def _watch_drift(self) -> None:
+        come, gone = self.drift.changed()
+        for drift in come:
+            log.warning("scores drift", camera=drift.camera, share=drift.share, limit=drift.limit, what=str(drift))
+        for camera in gone:
+            log.info("scores no longer drift", camera=camera)
+
     def _show_state(self) -> None:
         self._beat += 1
+        self._watch_drift()
         self.outbox.beat(
             HubState(
                 instance=self.instance,
@@ -121,6 +136,7 @@ class Hub:
                 open_parts=self.ledger.open_parts,
                 workers=len(self.workers),
                 counts={str(verdict): self.ledger.counts[verdict] for verdict in Verdict},
+                warnings=self.drift.warnings,
             )
         )
         self.sources.greet()
@@ -161,6 +177,15 @@ def active_bundle(config: Config) -> str:
         return hashlib.sha256((config.workers.bundle / "manifest.json").read_bytes()).hexdigest()
     except OSError:
         return ""
+
+
+def calibration_size(config: Config) -> int:
+    """Return how many scores the configured bundle's limit was made from, 0 where nothing says so."""
+    try:
+        manifest = json.loads((config.workers.bundle / "manifest.json").read_bytes())
+        return len(manifest["calibration"]["scores"])
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with a bundle is said where it is loaded
+        return 0
 
 
 def memory_bound(config: Config) -> int:

@@ -193,7 +193,10 @@ class SinkState:
 
 @dataclass(frozen=True, slots=True)
 class HubState:
-    """Sent by the hub's main loop at least every 100 ms: a PLC's heartbeat is driven by it and freezes with it."""
+    """Sent by the hub's main loop at least every 100 ms: a PLC's heartbeat is driven by it and freezes with it.
+
+    `warnings` are for people and change no verdict, such as scores that drift.
+    """
 
     KIND: ClassVar[int] = 36
     instance: int
@@ -204,6 +207,7 @@ class HubState:
     open_parts: int
     workers: int
     counts: dict[str, int]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
