@@ -31,7 +31,15 @@ def _has_ports(tcp: str) -> str:
     return tcp
 
 
-Tcp = Annotated[str, Field(pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$"), AfterValidator(_has_ports)]
+def _has_port(address: str) -> str:
+    if address and not 1 <= int(address.rsplit(":", 1)[1]) <= 65535:
+        raise ValueError("the port should be between 1 and 65535")
+    return address
+
+
+Address = Annotated[str, Field(pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$")]
+Tcp = Annotated[Address, AfterValidator(_has_ports)]
+Loopback = Annotated[Address, AfterValidator(_has_port)]
 
 
 class Section(BaseModel):
@@ -195,6 +203,7 @@ class LineSection(Section):
     runtime: Path
     data: Path
     tcp: Tcp = ""
+    metrics: Loopback = ""  # where /metrics and /health are served; loopback only, they ask nobody who they are
     stop_s: float = Field(default=5.0, ge=0, le=60)  # how long an orderly stop may take
 
 

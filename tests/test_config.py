@@ -116,7 +116,11 @@ def test_every_problem_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("line.nmae", "x", "line.nmae: unknown key; did you mean 'name'? (allowed: name, runtime, data, tcp, stop_s)"),
+        (
+            "line.nmae",
+            "x",
+            "line.nmae: unknown key; did you mean 'name'? (allowed: name, runtime, data, tcp, metrics, stop_s)",
+        ),
         ("camera", [], "camera: unknown key; did you mean 'cameras'? (allowed: line, cameras, workers, sinks)"),
         ("cameras.0.source.pth", 1, "cameras[1].source.pth: unknown key; did you mean 'path'? (allowed: kind, path,"),
         ("sinks.0.prot", 1, "sinks[1].prot: unknown key; did you mean 'port'?"),
@@ -137,6 +141,9 @@ def test_every_problem_is_named_at_once() -> None:
         ("cameras.0.name", "../up", "cameras[1].name = '../up': should match"),
         ("line.tcp", "0.0.0.0:5000", "line.tcp = '0.0.0.0:5000': should match"),
         ("line.tcp", "localhost:65534", "line.tcp = 'localhost:65534': the port should be between 1 and 65532"),
+        ("line.metrics", "0.0.0.0:9464", "line.metrics = '0.0.0.0:9464': should match"),
+        ("line.metrics", "[::]:9464", "should match"),
+        ("line.metrics", "localhost:65536", "the port should be between 1 and 65535"),
         ("line.runtime", "r" * 95, "too long for socket files, at most 90 characters"),
         ("cameras.1.name", "top", "cameras: the name 'top' is used twice; every one needs its own"),
         ("sinks.2", {"kind": "plc"}, "sinks: the name 'plc' is used twice; every one needs its own"),

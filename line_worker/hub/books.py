@@ -36,6 +36,11 @@ class Books:
         self._announced: dict[tuple[str, int], int] = {}
         self._cursors: dict[str, int] = {}
 
+    @property
+    def owed(self) -> int:
+        """Rows that wait for the journal."""
+        return len(self._owed)
+
     def note(self, announced: dict[tuple[str, int], int], cursors: dict[str, int]) -> None:
         """Keep counts and cursors for the next commit."""
         self._announced |= announced

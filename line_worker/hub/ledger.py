@@ -230,6 +230,11 @@ class Ledger:
         """Parts that are announced and not released."""
         return sum(len(epoch.parts) for epoch in self.epochs.values())
 
+    @property
+    def waiting_parts(self) -> int:
+        """Parts that wait for a worker."""
+        return sum(part.state is State.WAITING for epoch in self.epochs.values() for part in epoch.parts.values())
+
     # ---- bookkeeping --------------------------------------------------------------------------------------------
 
     def _leased(self, result: Result) -> Part | None:

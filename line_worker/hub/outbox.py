@@ -34,6 +34,17 @@ class Reader:
     taps_lost: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SinkView:
+    """What others may know of a sink; `acked` is the last row that a durable one has for good."""
+
+    name: str
+    durable: bool
+    reachable: bool
+    acked: int
+    taps_lost: int
+
+
 class Outbox:
     """The hub's end of the outcomes link. `expected` names the sinks of the configuration: name -> durable."""
 
@@ -117,6 +128,19 @@ class Outbox:
         gone = [name for name, reader in self._readers.items() if not self._channel.send(state, reader.peer)]
         for name in gone:
             del self._readers[name]
+
+    def views(self) -> tuple[SinkView, ...]:
+        """Return the connected sinks, and the configured ones that are not here."""
+        here = {
+            name: SinkView(name, one.hello.durable, one.reachable, one.acked, one.taps_lost)
+            for name, one in self._readers.items()
+        }
+        away = {
+            name: SinkView(name, durable, False, self._journal.cursor(name), 0)
+            for name, durable in self._expected.items()
+            if name not in here
+        }
+        return (*here.values(), *away.values())
 
     @property
     def wants_frames(self) -> bool:

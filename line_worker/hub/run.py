@@ -23,6 +23,7 @@ from line_worker.hub.books import Books
 from line_worker.hub.drift import WINDOW, DriftWatch
 from line_worker.hub.journal import Journal
 from line_worker.hub.ledger import Ledger
+from line_worker.hub.monitor import Monitor
 from line_worker.hub.outbox import Outbox
 from line_worker.hub.part import CameraRules
 from line_worker.hub.peers import Peers
@@ -59,6 +60,7 @@ class Hub:
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0
         self._recover(now)
+        self.monitor = Monitor(config.line.metrics)
 
     def _recover(self, now: float) -> None:
         """Take over what an earlier hub has left."""
@@ -93,6 +95,7 @@ class Hub:
         if beat:
             self._beat_at = now
             self._show_state()
+            self.monitor.publish(self, now)
 
     def _record(self, *, beat: bool) -> None:
         """Write what was decided; without its row nothing passes."""
@@ -107,6 +110,7 @@ class Hub:
             outcome = self.books.outcome(part, now)
             self.outbox.offer(outcome)
             self.drift.take(outcome)
+            self.monitor.take(outcome, now)
             self.sources.done(part.key)
         self.sources.send_done()
         self.outbox.pump(self.books.newest_row)
@@ -160,6 +164,7 @@ class Hub:
 
     def close(self) -> None:
         """Close sockets (with a bounded flush) and the journal."""
+        self.monitor.close()
         self.wire.close(flush_s=0.5)
         self.journal.close()
 

@@ -26,6 +26,11 @@ class Workers:
     def __len__(self) -> int:
         return len(self._dispatcher.seats)
 
+    @property
+    def leases(self) -> int:
+        """Parts that workers hold."""
+        return sum(len(seat.holds) for seat in self._dispatcher.seats.values())
+
     def take(self, now: float) -> None:
         """Take what workers have sent."""
         for peer, message in self._peers.receive():
