@@ -22,6 +22,7 @@ from types import FrameType
 import structlog
 
 from line_worker.errors import AlreadyRunning
+from line_worker.repeats import RepeatLimit
 
 PR_SET_PDEATHSIG = 1
 ALIVE_S = 0.2  # a watchdog is fed at most this often, however fast the loop turns
@@ -119,12 +120,16 @@ def only_one(runtime: Path, role: str) -> Iterator[None]:
 
 
 def configure_logging(role: str) -> None:
-    """Send structlog's events to standard error: JSON lines that name the role, or readable ones on a terminal."""
+    """Send structlog's events to standard error: JSON lines that name the role, or readable ones on a terminal.
+
+    What repeats is shown at most so often, see `repeats`.
+    """
     terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            RepeatLimit(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if terminal else [structlog.processors.format_exc_info]),
             structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(default=str),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from line_worker.config import Config, parse
 from line_worker.hub import run
@@ -249,7 +250,11 @@ def test_without_a_worker_a_part_is_decided_at_its_deadline(rig: Rig, monkeypatc
     assert sleeps == pytest.approx([0.003]), "it is awake when the deadline comes"
     rig.hub.turn(due - 0.001)
     assert rig.hub.ledger.open_parts == 1
-    rig.hub.turn(due)
+    with capture_logs() as lines:
+        rig.hub.turn(due)
+    assert [line for line in lines if line["event"] == "no decision"] == [
+        {"event": "no decision", "log_level": "warning", "key": f"t/cam/{EPOCH}/0", "reason": "NO_WORKER"}
+    ]
     assert rig.outcomes(1) == {0: Reason.NO_WORKER}
     assert rig.sink.got(m.Outcome)[0].latency_ms == pytest.approx(DEADLINE_MS)
 

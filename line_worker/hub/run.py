@@ -30,7 +30,7 @@ from line_worker.hub.peers import Peers
 from line_worker.hub.sources import Sources
 from line_worker.hub.station import Facts, Station
 from line_worker.hub.workers import PROBE_S, Workers
-from line_worker.verdicts import Verdict
+from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.links import FRAMES, OUTCOMES, WORK
 from line_worker.wire.messages import HubState
 from line_worker.wire.sockets import Wire
@@ -111,6 +111,8 @@ class Hub:
             self.outbox.offer(outcome)
             self.drift.take(outcome)
             self.monitor.take(outcome, now)
+            if outcome.verdict == Verdict.NO_DECISION:
+                log.warning("no decision", key=str(outcome.key), reason=Reason(outcome.reason).name)
             self.sources.done(part.key)
         self.sources.send_done()
         self.outbox.pump(self.books.newest_row)

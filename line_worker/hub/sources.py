@@ -95,7 +95,7 @@ class Sources:
             return
         source.seen = now
         if not self._ledger.announce(frame, frame.pixels, now):
-            self._jumped(peer, frame.key.epoch)
+            self._jumped(peer, frame.key.camera, frame.key.epoch)
             return
         if self._ledger.is_settled(frame.key):
             self.done(frame.key)
@@ -108,7 +108,7 @@ class Sources:
             return
         source.seen, source.ready, source.detail = now, message.ready, message.detail
         if not self._ledger.announced_up_to(message.camera, message.epoch, message.next_seq, now):
-            self._jumped(peer, message.epoch)
+            self._jumped(peer, message.camera, message.epoch)
 
     def _bye(self, peer: bytes, message: m.SourceBye, now: float) -> None:
         if self._current(peer, message.camera, message.epoch) is None:
@@ -123,8 +123,8 @@ class Sources:
             complete=complete,
         )
 
-    def _jumped(self, peer: bytes, epoch: int) -> None:
-        log.warning("sequence has jumped", epoch=epoch)
+    def _jumped(self, peer: bytes, camera: str, epoch: int) -> None:
+        log.warning("sequence has jumped", camera=camera, epoch=epoch)
         self._peers.refuse(peer, "the sequence has jumped too far", old_epoch=epoch)
 
     def _current(self, peer: bytes, camera: str, epoch: int) -> SourcePeer | None:
