@@ -83,6 +83,7 @@ def line_config(load: Load, folder: Path) -> Config:
     if load.folder:
         source = {"kind": "folder", "path": load.folder, "rate": load.rate, "loop": True}
     camera = {"name": "camera", "deadline_ms": load.deadline_ms, "window": 64, "transport": load.transport}
+    camera["frozen"] = "allow"  # a folder of one picture may be measured
     frame_mb = max(1.0, load.width * load.height * (3 if load.colour else 1) / 1e6 * 1.05)
     workers: dict[str, Any] = {"bundle": load.model, "count": load.workers, "batch": load.batch, "device": load.device}
     if load.threads:

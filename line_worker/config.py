@@ -118,6 +118,7 @@ class Camera(Section):
     window: int = Field(default=16, ge=1, le=256)
     max_frame_mb: float = Field(default=4.0, gt=0, le=256)
     transport: Literal["ring", "inline"] = "ring"
+    frozen: Literal["refuse", "allow"] = "refuse"  # the same bytes as the picture before
     source: Source
 
     @property

@@ -67,6 +67,7 @@ def line_of(
 ) -> Config:
     """Return the line that replays `recorded` in `folder`: its cameras, its kind of workers, and no sink at all."""
     then = _workers_then(recorded.recording)
+    frozen = _frozen_then(recorded.recording)
     source = {"kind": "replay", "path": str(recorded.recording.path.resolve()), "rate": rate}
     cameras = [
         {
@@ -74,6 +75,7 @@ def line_of(
             "deadline_ms": DEADLINE_MS,
             "window": WINDOW,
             "source": source,
+            "frozen": frozen.get(camera, "refuse"),
             "max_frame_mb": max(0.1, *(frame.nbytes / 1e6 for frame in frames)),
         }
         for camera, frames in recorded.frames.items()
@@ -129,6 +131,12 @@ def _workers_then(recording: Recording) -> dict[str, object]:
     """Return how the recorded line's workers computed: other threads or batches may change a score's last digits."""
     workers = json.loads(recording.meta.config).get("workers", {})
     return {name: workers[name] for name in ("batch", "threads") if name in workers}
+
+
+def _frozen_then(recording: Recording) -> dict[str, str]:
+    """Return, by camera, whether the recorded line took the same picture twice in a row."""
+    cameras = json.loads(recording.meta.config).get("cameras", [])
+    return {camera["name"]: camera["frozen"] for camera in cameras if "frozen" in camera}
 
 
 def _check_bundle(bundle: Path) -> None:

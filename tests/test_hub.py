@@ -361,9 +361,9 @@ def test_another_bundle_is_refused(rig: Rig) -> None:
     [
         ({"checksum": 99}, "mismatch"),
         ({"bundle": "other"}, "mismatch"),
-        ({"lease": 99}, "late_result"),
+        ({"lease": 99}, "mismatch"),
         ({"session": 99}, "late_result"),
-        ({"key": m.FrameKey("t", "cam", EPOCH, 7)}, "late_result"),
+        ({"key": m.FrameKey("t", "cam", EPOCH, 7)}, "mismatch"),
     ],
     ids=["checksum", "bundle", "lease", "session", "key"],
 )
@@ -515,6 +515,45 @@ def test_stopping_settles_what_is_open_and_shows_it(rig: Rig) -> None:
     source.say(frame(1))
     assert rig.outcomes(2) == {0: Reason.SHUTDOWN, 1: Reason.SHUTDOWN}
     assert rig.beat().state == StationState.STOPPED
+
+
+def test_a_result_that_arrives_while_the_hub_stops_is_too_late(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    end = time.monotonic() + PATIENCE_S
+    while not rig.hub.workers._peers.channel.socket.poll(10) and time.monotonic() < end:
+        pass  # it is there, and nobody has read it
+    rig.hub.stop()
+    assert rig.outcomes(1) == {0: Reason.SHUTDOWN}
+    assert rig.hub.ledger.counts["late_result"] == 1
+
+
+def test_a_frozen_camera_is_a_fault_until_it_gives_another_picture(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0, checksum=5))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    assert rig.outcomes(1) == {0: Reason.NONE}
+    source.say(*(frame(seq, checksum=5) for seq in range(1, 4)))
+    rig.until_state(StationState.FAULT)
+    assert rig.hub.station.cause == "camera cam: gives the same picture"
+    source.say(frame(4, checksum=6))
+    rig.until_state(StationState.RUNNING)
+    worker.say(answer(worker.hears(m.Lease, 2)[1]))
+    frozen = Reason.FROZEN
+    assert rig.outcomes(5) == dict(enumerate((Reason.NONE, frozen, frozen, frozen, Reason.NONE)))
+
+
+def test_a_hub_that_is_killed_still_knows_the_last_picture(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0, checksum=5))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    rig.outcomes(1)
+    rig.beat()
+    rig.restart()
+    rig.watch()
+    source.say(m.SourceHello("cam", EPOCH, 1), frame(1, checksum=5))
+    assert rig.outcomes(2)[1] is Reason.FROZEN
 
 
 def test_an_idle_hub_sleeps_until_its_next_beat(rig: Rig) -> None:

@@ -22,12 +22,13 @@ from line_worker.hub.part import Decision, Part, State
 from line_worker.verdicts import Reason
 from line_worker.wire.messages import Frame, FrameKey, Region
 
+CHECKSUM = 2**64 - 1
 REGION = Region(x=1, y=2, w=3, h=4, zone=(5, 6), error=2.5, neighbours=1.0, limit=2.0, sigma=4.0)
 
 
 def part(seq: int, reason: Reason = Reason.NONE, epoch: int = 1, camera: str = "c") -> Part:
     key = FrameKey("l", camera, epoch, seq)
-    frame = Frame(key, 0.0, 500.0, (4, 5), "uint8", "gray", 2**64 - 1, "ring", part_id="Teil-ß", trigger=9)
+    frame = Frame(key, 0.0, 500.0, (4, 5), "uint8", "gray", CHECKSUM, "ring", part_id="Teil-ß", trigger=9)
     decided = Part(key, t0=10.0, due=10.5, frame=frame, state=State.DECIDED, attempt=2)
     decided.decision = Decision(reason, 10.25, 0.5, 1.0, (REGION,), "sha", "worker-1", {"score": 1.5}, 0.25)
     return decided
@@ -102,7 +103,7 @@ def test_everything_is_there_after_reopening(journal: Journal, path: Path) -> No
     journal.write([part(0)], {("c", 1): 3}, {"log": 1})
     with contextlib.closing(Journal(path, "l")) as again:
         assert (again.last_row(), again.cursor("log"), again.cursor("store"), again.totals()) == (1, 1, 0, {"PASS": 1})
-        assert again.open_epochs() == [OpenEpoch("c", 1, 3, [1, 2])]
+        assert again.open_epochs() == [OpenEpoch("c", 1, 3, [1, 2], last=(0, CHECKSUM))]
         assert again.write([part(1)], {}, {}) == [2]
 
 
@@ -147,7 +148,17 @@ def test_open_keys_are_found_wherever_they_are(decided: set[int], announced: int
         journal.write([part(seq) for seq in decided], {("c", 1): announced}, {})
         [found] = journal.open_epochs()
     next_seq = max([announced, *(seq + 1 for seq in decided)])
-    assert found == OpenEpoch("c", 1, next_seq, [seq for seq in range(next_seq) if seq not in decided])
+    last = (max(decided), CHECKSUM) if decided else (-1, 0)
+    assert found == OpenEpoch("c", 1, next_seq, [seq for seq in range(next_seq) if seq not in decided], last)
+
+
+def test_the_last_picture_is_one_that_had_pixels(journal: Journal) -> None:
+    gap, unseen = part(1, Reason.GAP), part(2, Reason.OVERLOAD)
+    gap.frame = None
+    assert unseen.frame is not None
+    unseen.frame = dataclasses.replace(unseen.frame, checksum=0, place="none")
+    journal.write([part(0), gap, unseen], {("c", 1): 3}, {})
+    assert journal.open_epochs()[0].last == (0, CHECKSUM)
 
 
 def test_the_newest_epochs_of_each_camera_are_looked_at(journal: Journal) -> None:
@@ -241,7 +252,7 @@ def test_what_cannot_be_written_does_not_pass_and_is_written_later(journal: Jour
     assert books.error == ""
     assert books.write([], beat=True) == []
     assert [o.reason for o in journal.after(0, 10)] == [Reason.NONE, Reason.JOURNAL, Reason.JOURNAL]
-    assert (journal.open_epochs(), books.newest_row) == ([OpenEpoch("c", 1, 3, [])], 3)
+    assert (journal.open_epochs(), books.newest_row) == ([OpenEpoch("c", 1, 3, [], last=(2, CHECKSUM))], 3)
 
 
 def test_a_long_outage_is_made_up_for_in_pieces(journal: Journal, path: Path) -> None:
@@ -263,7 +274,7 @@ def test_counts_and_cursors_are_written_with_the_parts_or_at_a_beat(journal: Jou
     assert journal.open_epochs() == [OpenEpoch("c", 1, 3, [0, 1, 2])]
     books.note({("c", 1): 4}, {})
     books.write([part(0)], beat=False)
-    assert journal.open_epochs() == [OpenEpoch("c", 1, 4, [1, 2, 3])]
+    assert journal.open_epochs() == [OpenEpoch("c", 1, 4, [1, 2, 3], last=(0, CHECKSUM))]
 
 
 def test_where_an_outcome_stands_already_it_is_the_one_shown(journal: Journal) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from line_worker.hub import leases
 from line_worker.hub.judging import header_problem, judge
 from line_worker.hub.ledger import MAX_GAP, Ledger
 from line_worker.hub.part import OPEN, TRANSITIONS, CameraRules, Decision, Event, Part, State
@@ -326,19 +327,106 @@ def test_what_a_result_stands_for(line: Line, changes: dict[str, Any], may_pass:
     "changes",
     [
         {"lease": 999},
-        {"session": 1},
+        {"lease": 0},
+        {"lease": -1},
         {"key": FrameKey("l", "c", EPOCH, 77)},
         {"key": FrameKey("x", "c", EPOCH, 0)},
         {"key": FrameKey("l", "x", EPOCH, 0)},
     ],
 )
-def test_a_result_that_nobody_asked_for_is_late(line: Line, changes: dict[str, Any]) -> None:
+def test_a_result_that_nobody_asked_for_is_a_mismatch(line: Line, changes: dict[str, Any]) -> None:
     line.announce(0)
     part = line.lease()
     assert not line.answer(part, **changes)
     assert part.state is State.LEASED
-    assert line.ledger.counts["late_result"] == 1
+    assert line.ledger.counts == {"mismatch": 1}
     assert line.answer(part)
+
+
+def test_a_part_s_old_lease_or_another_hub_s_is_late_and_no_mismatch(line: Line) -> None:
+    line.announce(0)
+    part = line.lease(session=1)
+    stale = result(part)
+    line.ledger.lose(1, line.now)
+    part = line.lease(session=2)
+    assert not line.ledger.result(stale, "w", "b", True, line.now)
+    assert not line.answer(part, session=3), "nobody was given anything under this session"
+    assert line.answer(part)
+    assert not line.answer(part, lease=2, session=2, checksum=1000)
+    assert line.ledger.counts["late_result"] == 3
+    assert line.ledger.counts["mismatch"] == 0
+
+
+def test_one_worker_s_lease_in_another_one_s_name_is_a_mismatch(line: Line) -> None:
+    line.announce(0)
+    line.announce(1)
+    first, second = line.lease(session=1), line.lease(session=2)
+    assert not line.answer(first, session=2)
+    assert line.ledger.counts == {"mismatch": 1}
+    assert line.answer(first)
+    assert line.answer(second)
+
+
+def test_leases_are_remembered_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "REMEMBERED", 2)
+    monkeypatch.setattr(leases, "SESSIONS", 2)
+    given, key = leases.Leases(), FrameKey("l", "c", 1, 0)
+    numbers = [given.give(key, session) for session in (1, 2, 3)]
+    part = Part(key, 0.0, 1.0, frame=frame(0), session=3)
+    assert numbers == [1, 2, 3]
+    assert (len(given._given), len(given._sessions)) == (2, 2)
+    assert not given.mistaken(result(part, lease=1, session=3)), "so old that it can only be late"
+    assert given.mistaken(result(part, lease=2, session=3))
+
+
+# ---- the same picture again ------------------------------------------------------------------------------------------
+
+
+def test_the_bytes_of_the_picture_before_are_frozen_and_another_picture_ends_it(line: Line) -> None:
+    reasons: dict[int, Reason] = {}
+    for seq, checksum in enumerate((5, 5, 5, 5, 6, 5)):
+        line.announce(seq, checksum=checksum)
+        assert line.ledger.frozen("c") is (seq == 3), "three in a row, not two"
+        if line.ledger.waiting() is not None:
+            line.answer(line.lease())
+        reasons |= line.released()
+    frozen = Reason.FROZEN
+    assert reasons == dict(enumerate((Reason.NONE, frozen, frozen, frozen, Reason.NONE, Reason.NONE)))
+
+
+def test_a_missing_picture_does_not_hide_that_the_camera_is_frozen(line: Line) -> None:
+    line.announce(0, checksum=5)
+    line.announce(2, checksum=0, place="none", problem=int(Reason.NO_FRAME), pixels=b"")
+    line.announce(3, checksum=5)
+    line.answer(line.lease())
+    assert line.released()[3] is Reason.FROZEN
+
+
+def test_a_camera_and_an_epoch_have_their_own_pictures(line: Line) -> None:
+    line.ledger.open_epoch("d", 1)
+    line.announce(0, checksum=5)
+    line.announce(0, camera="d", epoch=1, checksum=5)
+    line.ledger.open_epoch("c", EPOCH + 1)
+    line.announce(0, epoch=EPOCH + 1, checksum=5)
+    assert line.ledger.open_parts == 3
+    assert line.released() == {}, "nothing is decided"
+
+
+def test_a_camera_that_may_repeat_itself_is_never_frozen() -> None:
+    line = Line()
+    line.ledger = Ledger("l", {"c": dataclasses.replace(RULES, repeats=True)})
+    line.ledger.open_epoch("c", EPOCH)
+    for seq in range(4):
+        line.announce(seq, checksum=5)
+    assert line.released() == {}
+    assert not line.ledger.frozen("c")
+
+
+def test_a_restarted_hub_knows_the_last_picture_of_the_earlier_one(line: Line) -> None:
+    line.ledger.restore("c", EPOCH + 1, 8, [], line.now, last=(7, 5))
+    line.ledger.open_epoch("c", EPOCH + 1)
+    line.announce(8, epoch=EPOCH + 1, checksum=5)
+    assert line.released() == {8: Reason.FROZEN}
 
 
 @pytest.mark.parametrize("changes", [{"checksum": 5}, {"bundle": "other"}])

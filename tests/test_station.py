@@ -58,6 +58,13 @@ def test_a_journal_that_cannot_be_written_is_a_fault_at_once(station: Clocked) -
     assert station.see() is S.RUNNING
 
 
+def test_a_frozen_camera_is_a_fault_at_once_and_heals_by_itself(station: Clocked) -> None:
+    station.see()
+    assert station.see(frozen=("camera top: gives the same picture",)) is S.FAULT
+    assert station.station.cause == "camera top: gives the same picture"
+    assert station.see() is S.RUNNING
+
+
 def test_a_camera_without_frames_is_ready_not_running(station: Clocked) -> None:
     station.see()
     assert station.see(bad_sources=("camera top: unplugged",)) is S.READY

@@ -59,18 +59,23 @@ _ANNOUNCED = (
 )
 _COUNTED = "INSERT INTO totals VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _MOVED = "INSERT INTO outbox VALUES (?, ?) ON CONFLICT DO UPDATE SET row = excluded.row"
+_NO_PICTURE = f"{0:016x}"  # the checksum in a header without pixels
 PASSED_WITHIN = 20_000  # rows
 BUSY_S = 0.1  # how long another process may hold the file before it counts as unwritable
 
 
 @dataclass(frozen=True, slots=True)
 class OpenEpoch:
-    """An epoch as an earlier hub left it: `holes` were announced and have no row."""
+    """An epoch as an earlier hub left it: `holes` were announced and have no row.
+
+    `last` is its newest recorded picture: sequence number and checksum, (-1, 0) without one.
+    """
 
     camera: str
     epoch: int
     next_seq: int
     holes: list[int]
+    last: tuple[int, int] = (-1, 0)
 
 
 class Journal:
@@ -132,7 +137,13 @@ class Journal:
         next_seq = max(announced, -1 if last is None else last + 1)
         first = self._first_hole(name, next_seq)
         known = {seq for (seq,) in self._read(f"SELECT seq {_OF_EPOCH} AND seq >= ?", (*name, first))}
-        return OpenEpoch(camera, epoch, next_seq, [seq for seq in range(first, next_seq) if seq not in known])
+        holes = [seq for seq in range(first, next_seq) if seq not in known]
+        return OpenEpoch(camera, epoch, next_seq, holes, self._last_picture(name))
+
+    def _last_picture(self, name: tuple[str, str, int]) -> tuple[int, int]:
+        newest = f"SELECT seq, checksum {_OF_EPOCH} AND checksum NOT IN (?, ?) ORDER BY seq DESC LIMIT 1"
+        found = self._read(newest, (*name, "", _NO_PICTURE))
+        return (found[0][0], int(found[0][1], 16)) if found else (-1, 0)
 
     def _first_hole(self, name: tuple[str, str, int], next_seq: int) -> int:
         """Return the first sequence number without a row, by bisection: an epoch may have millions of rows."""

@@ -18,11 +18,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from line_worker.hub.judging import header_problem, judge
+from line_worker.hub.leases import Leases
 from line_worker.hub.part import CameraRules, Decision, Epoch, Event, Part, State
 from line_worker.verdicts import Reason
 from line_worker.wire.messages import Frame, FrameKey, Result
 
 MAX_GAP = 1000  # a larger jump of the sequence demands a new epoch
+MAX_FROZEN = 3  # pictures in a row with the bytes of the one before: the camera is stuck
 MAX_LOST = 2  # workers lost with the same part in flight before it is called poison
 
 
@@ -39,16 +41,22 @@ class Ledger:
         self._decided: list[Part] = []
         self._announced: dict[tuple[str, int], int] = {}
         self._ticket = 0
-        self._lease = 0
+        self._leases = Leases()
 
     # ---- announcements ------------------------------------------------------------------------------------------
 
-    def restore(self, camera: str, epoch: int, next_seq: int, holes: list[int], now: float) -> None:
-        """Take over an epoch from the journal of an earlier hub: `holes` below `next_seq` were open when it died."""
+    def restore(
+        self, camera: str, epoch: int, next_seq: int, holes: list[int], now: float, last: tuple[int, int] = (-1, 0)
+    ) -> None:
+        """Take over an epoch from the journal of an earlier hub: `holes` below `next_seq` were open when it died.
+
+        `last` is its newest picture, see `Epoch.last`.
+        """
         if camera not in self.cameras:
             return
         first = holes[0] if holes else next_seq
         known = Epoch(self.line, camera, epoch, next_seq, first, before=set(range(first, next_seq)) - set(holes))
+        known.last = last
         self.epochs[known.name] = known
         due = now + self.cameras[camera].deadline_s
         for seq in holes:
@@ -115,6 +123,8 @@ class Ledger:
         part.due = part.t0 + min(frame.deadline_ms / 1000, rules.deadline_s)
         self._add(epoch, part)
         reason = header_problem(frame, len(pixels), rules.frame_bytes)
+        if reason is Reason.NONE and epoch.see(part.key.seq, frame.checksum) and not rules.repeats:
+            reason = Reason.FROZEN
         if reason is Reason.NONE and epoch.open_parts > rules.window:
             reason = Reason.OVERLOAD
         if reason is not Reason.NONE:
@@ -134,20 +144,19 @@ class Ledger:
     def lease(self, part: Part, session: int) -> int:
         """Lease the part that `waiting` returned to the worker of `session`; returns the lease's number."""
         heapq.heappop(self._waiting)
-        self._lease += 1
         part.on(Event.LEASE)
         part.attempt += 1
-        part.lease, part.session = self._lease, session
-        return self._lease
+        part.lease, part.session = self._leases.give(part.key, session), session
+        return part.lease
 
     def result(self, result: Result, worker: str, active_bundle: str, may_pass: bool, now: float) -> bool:
-        """Take a worker's result; False when it is refused (late, stale lease, wrong pixels or bundle).
+        """Take a worker's result; False when it is refused: late, or (counted as mismatch) not what was asked for.
 
         A PASS that is not beyond doubt becomes NO_DECISION: see `judge`.
         """
         part = self._leased(result)
         if part is None or part.due <= now:
-            self.counts["late_result"] += 1
+            self.counts["mismatch" if self._leases.mistaken(result) else "late_result"] += 1
             return False
         assert part.frame is not None
         if result.checksum != part.frame.checksum or result.bundle != active_bundle:
@@ -224,6 +233,11 @@ class Ledger:
         """Whether the key has been released, by this hub or an earlier one (its source may forget it)."""
         known = self.epochs.get((key.camera, key.epoch))
         return known is not None and key.seq < known.next_seq and key.seq not in known.parts
+
+    def frozen(self, camera: str) -> bool:
+        """Whether the camera has given the same picture so often in a row that it must be stuck."""
+        epoch = self.epochs.get((camera, self._current.get(camera, 0)))
+        return epoch is not None and epoch.frozen >= MAX_FROZEN and not self.cameras[camera].repeats
 
     @property
     def open_parts(self) -> int:

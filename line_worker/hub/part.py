@@ -124,6 +124,8 @@ class Epoch:
     released: int = 0  # every smaller sequence number has been released
     parts: dict[int, Part] = field(default_factory=dict)
     before: set[int] = field(default_factory=set)  # recorded by an earlier hub, not to be decided again
+    last: tuple[int, int] = (-1, 0)  # the newest picture: its sequence number and checksum, (-1, 0) before the first
+    frozen: int = 0  # pictures in a row that were the same as the one before
 
     @property
     def name(self) -> tuple[str, int]:
@@ -134,6 +136,18 @@ class Epoch:
     def open_parts(self) -> int:
         """Parts that nothing has decided yet."""
         return sum(part.open for part in self.parts.values())
+
+    def see(self, seq: int, checksum: int) -> bool:
+        """Take note of a picture; True when its bytes are those of the one before.
+
+        One that is announced again, behind newer ones, is compared with nothing.
+        """
+        before, known = self.last
+        if seq <= before:
+            return False
+        same = before >= 0 and checksum == known
+        self.last, self.frozen = (seq, checksum), self.frozen + 1 if same else 0
+        return same
 
     def key(self, seq: int) -> FrameKey:
         """Return the key of `seq`."""
@@ -154,8 +168,12 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class CameraRules:
-    """What the configuration says about one camera: its deadline in seconds, its window, its largest frame in bytes."""
+    """What the configuration says about one camera: its deadline in seconds, its window, its largest frame in bytes.
+
+    `repeats` allows it to give the same bytes twice in a row.
+    """
 
     deadline_s: float
     window: int
     frame_bytes: int
+    repeats: bool = False

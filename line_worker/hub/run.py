@@ -66,7 +66,7 @@ class Hub:
         """Take over what an earlier hub has left."""
         self.ledger.counts.update(self.journal.totals())
         for epoch in self.journal.open_epochs():
-            self.ledger.restore(epoch.camera, epoch.epoch, epoch.next_seq, epoch.holes, now)
+            self.ledger.restore(epoch.camera, epoch.epoch, epoch.next_seq, epoch.holes, now, epoch.last)
         for camera in self.ledger.cameras:
             self.drift.restore(camera, self.journal.passed(camera, self.workers.bundle, WINDOW))
 
@@ -156,6 +156,7 @@ class Hub:
             bad_sinks=self.outbox.bad_sinks(),
             missing_sinks=self.outbox.missing_sinks(),
             bad_sources=self.sources.bad(),
+            frozen=self.sources.frozen(),
         )
 
     # ---- the end ------------------------------------------------------------------------------------------------
@@ -163,6 +164,9 @@ class Hub:
     def stop(self) -> None:
         """From now on nothing is open any longer than a turn, and nothing passes."""
         self.stopping, self._beat_at = True, 0.0
+        now = time.monotonic()
+        self.ledger.stop(now)  # a result that is on its way comes too late
+        self._update_station(now)
 
     def close(self) -> None:
         """Close sockets (with a bounded flush) and the journal."""
@@ -173,7 +177,10 @@ class Hub:
 
 def camera_rules(config: Config) -> dict[str, CameraRules]:
     """Return what the ledger needs to know of each camera."""
-    return {c.name: CameraRules(c.deadline_ms / 1000, c.window, int(c.max_frame_mb * 1e6)) for c in config.cameras}
+    return {
+        c.name: CameraRules(c.deadline_ms / 1000, c.window, int(c.max_frame_mb * 1e6), c.frozen == "allow")
+        for c in config.cameras
+    }
 
 
 def active_bundle(config: Config) -> str:

@@ -75,6 +75,10 @@ class Sources:
         """Name the cameras that give no frames."""
         return tuple(f"camera {name}: {s.detail}" for name, s in self.present.items() if not s.ready)
 
+    def frozen(self) -> tuple[str, ...]:
+        """Name the cameras that give the same picture over and over."""
+        return tuple(f"camera {name}: gives the same picture" for name in self.present if self._ledger.frozen(name))
+
     # ---- messages -----------------------------------------------------------------------------------------------
 
     def _hello(self, peer: bytes, hello: m.SourceHello, now: float) -> None:

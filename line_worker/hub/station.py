@@ -4,7 +4,8 @@
                                                                      ContinuousExecution, Error, Halted)
 
 Only RUNNING may pass parts. READY waits for a source; DEGRADED has lost all workers or a real-time sink a moment
-ago; it turns into FAULT after 5 s, and heals by itself when they return.
+ago; it turns into FAULT after 5 s, and heals by itself when they return. A frozen camera is a FAULT until it gives
+another picture: whatever it gave in between was refused part by part.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Facts:
     journal_error: str
     bad_sinks: tuple[str, ...]
     bad_sources: tuple[str, ...]
+    frozen: tuple[str, ...] = ()  # the cameras that give the same picture over and over
     missing_sinks: tuple[str, ...] = ()  # of either kind; they matter until the station has run once
 
 
@@ -48,6 +50,8 @@ class Station:
             self.state, self.cause = StationState.STOPPED, "stopping"
         elif facts.journal_error:
             self.state, self.cause = StationState.FAULT, f"journal: {facts.journal_error}"
+        elif facts.frozen:
+            self.state, self.cause = StationState.FAULT, "; ".join(facts.frozen)
         elif trouble := self._trouble(facts):
             self._in_trouble(trouble, now)
         else:

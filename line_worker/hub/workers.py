@@ -92,8 +92,14 @@ class Workers:
         if seat is not None:
             seat.answered(result.lease)
         worker = seat.worker if seat else ""
-        if not self._ledger.result(result, worker, self.bundle, self._station.may_pass, now):
-            log.info("result refused", key=str(result.key), worker=worker, lease=result.lease)
+        mismatches = self._ledger.counts["mismatch"]
+        if self._ledger.result(result, worker, self.bundle, self._station.may_pass, now):
+            return
+        named = {"key": str(result.key), "worker": worker, "lease": result.lease}
+        if self._ledger.counts["mismatch"] > mismatches:
+            log.error("a result that was not asked for, or about other pixels or another bundle: refused", **named)
+        else:
+            log.info("late result refused", **named)
 
     def _lose(self, session: int, why: str, now: float, *, blame: bool = True) -> None:
         seat = self._dispatcher.leave(session)
