@@ -1,8 +1,9 @@
 """The commands. Each one reads its arguments, calls one function and returns its exit code; no logic lives here.
 
 Exit codes, the same for all commands: 0 all is well, 1 the answer is no (a part fails, a replay differs, books do not
-balance), 2 undecided, 3 wrong usage, configuration or input. This module is the composition root: with `cli_learn` and
-`demo` it alone may import `calib` and `bench`, and it imports whatever is heavy only inside the command that needs it.
+balance), 2 undecided, 3 wrong usage, configuration or input. This module is the composition root: `cli_learn`,
+`cli_bench` and `demo` alone may import `calib` and `bench`, and whatever is heavy is imported only inside the command
+that needs it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from line_worker import __version__, cli_learn
+from line_worker.cli_bench import bench_app
 from line_worker.cli_bundle import bundle_app
 from line_worker.errors import LineWorkerError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-bench_app = typer.Typer(help="Measure throughput, latency and accuracy.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(bundle_app, name="bundle")
 
@@ -147,6 +148,14 @@ def audit(
     return run(journal, as_json=as_json)
 
 
+@app.command()
+def doctor(config: ConfigPath, as_json: Json = False) -> int:
+    """Examine this station: is everything there that the line needs? Exit code 1 when something is not."""
+    from line_worker.doctor.run import run
+
+    return run(config, as_json=as_json)
+
+
 @app.command("register-map")
 def register_map(base: Annotated[int, typer.Option(min=0, help="Address of the first register.")] = 0) -> None:
     """Print the PLC's registers."""
@@ -186,93 +195,6 @@ def worker(config: ConfigPath, number: Annotated[int, typer.Argument(help="Which
 def sink(config: ConfigPath, name: Annotated[str, typer.Argument(help="Which sink.")] = "") -> int:
     """Run one sink."""
     return _role("sink", config, name)
-
-
-# ---- bench -----------------------------------------------------------------------------------------------------------
-
-Model = Annotated[str, typer.Option(help='A bundle, or "stub" to measure the line alone.')]
-Rate = Annotated[float, typer.Option(min=0.1, help="Parts a second.")]
-Seconds = Annotated[float, typer.Option(min=0.5, help="How long each rate is held.")]
-Size = Annotated[str, typer.Option(metavar="WxH", help="Size of the drawn frames.")]
-Folder = Annotated[str, typer.Option(help="Images to use instead of noise (needed with a bundle).")]
-Deadline = Annotated[float, typer.Option("--deadline", min=1, help="Milliseconds.")]
-
-
-def _load(model: str, rate: float, seconds: float, size: str, workers: int, folder: str, deadline: float) -> Any:
-    from bench.line import Load
-
-    try:
-        width, height = (int(side) for side in size.lower().split("x"))
-    except ValueError:
-        raise typer.BadParameter(f"--size {size!r}: give width and height, as in 1024x1024") from None
-    return Load(model, rate, seconds, workers, width, height, folder=folder, deadline_ms=deadline)
-
-
-@bench_app.command()
-def latency(
-    model: Model = "stub",
-    rate: Rate = 100,
-    seconds: Seconds = 10,
-    size: Size = "1024x1024",
-    workers: Workers = 2,
-    folder: Folder = "",
-    deadline: Deadline = 1000,
-    as_json: Json = False,
-) -> int:
-    """Measure the time from frame ready to outcome at the sink, at one rate, through the real processes."""
-    from bench.line import measure
-    from bench.show import show_runs
-
-    run = measure(_load(model, rate, seconds, size, workers, folder, deadline))
-    show_runs([run], as_json=as_json)
-    return 0 if run.in_time else 1
-
-
-@bench_app.command()
-def throughput(
-    model: Model = "stub",
-    rate: Rate = 100,
-    seconds: Seconds = 10,
-    size: Size = "1024x1024",
-    workers: Workers = 2,
-    folder: Folder = "",
-    deadline: Deadline = 1000,
-    slo: Annotated[str, typer.Option(metavar="p99=MS", help="What must hold.")] = "p99=30ms",
-    as_json: Json = False,
-) -> int:
-    """Raise the rate from --rate until the promise breaks; says the highest rate that held."""
-    from bench.line import knee
-    from bench.show import show_runs
-
-    try:
-        limit = float(slo.removeprefix("p99=").removesuffix("ms"))
-    except ValueError:
-        raise typer.BadParameter(f"--slo {slo!r}: give a limit in milliseconds, as in p99=30ms") from None
-    runs = knee(_load(model, rate, seconds, size, workers, folder, deadline), limit)
-    show_runs(runs, as_json=as_json, knee_ms=limit)
-    return 0 if runs[0].in_time and runs[0].elapsed_ms["p99"] <= limit else 1
-
-
-@bench_app.command()
-def accuracy(
-    category: Annotated[Path, typer.Argument(help="A category in the layout of MVTec AD.")],
-    bundle: Annotated[Path | None, typer.Option(help="The bundle to judge with.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Train classic with and without segmentation.")] = False,
-    splits: Annotated[int | None, typer.Option(min=1, help="Train on so many random splits.")] = None,
-    methods: Annotated[str, typer.Option(metavar="A,B,...", help="Ways to reconstruct, side by side.")] = "",
-    images: Annotated[int | None, typer.Option(min=1, help="Train on so many good images only.")] = None,
-    reference: Annotated[str, typer.Option(help="ganomaly: measure it beside (needs anomalib).")] = "",
-    minutes: Annotated[float | None, typer.Option(help="Of each training.")] = None,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    seed: Seed = 0,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> int:
-    """Measure detection on the test images of an MVTec-style category, with a bundle or with methods trained here."""
-    from bench.show_accuracy import Asked, run
-
-    asked = Asked(category, bundle, compare, splits, methods, images, reference, minutes, threads, seed, device)
-    return run(asked, as_json=as_json)
 
 
 # typer brings its own click, or an installed one, by version: its exceptions are reached through what typer exports

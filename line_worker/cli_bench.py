@@ -1,0 +1,98 @@
+"""`line-worker bench`: throughput, latency and accuracy. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+bench_app = typer.Typer(help="Measure throughput, latency and accuracy.")
+
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result on one machine.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, for scripts.")]
+Model = Annotated[str, typer.Option(help='A bundle, or "stub" to measure the line alone.')]
+Rate = Annotated[float, typer.Option(min=0.1, help="Parts a second.")]
+Seconds = Annotated[float, typer.Option(min=0.5, help="How long each rate is held.")]
+Size = Annotated[str, typer.Option(metavar="WxH", help="Size of the drawn frames.")]
+Folder = Annotated[str, typer.Option(help="Images to use instead of noise (needed with a bundle).")]
+Deadline = Annotated[float, typer.Option("--deadline", min=1, help="Milliseconds.")]
+
+
+def _load(model: str, rate: float, seconds: float, size: str, workers: int, folder: str, deadline: float) -> Any:
+    from bench.line import Load
+
+    try:
+        width, height = (int(side) for side in size.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"--size {size!r}: give width and height, as in 1024x1024") from None
+    return Load(model, rate, seconds, workers, width, height, folder=folder, deadline_ms=deadline)
+
+
+@bench_app.command()
+def latency(
+    model: Model = "stub",
+    rate: Rate = 100,
+    seconds: Seconds = 10,
+    size: Size = "1024x1024",
+    workers: Workers = 2,
+    folder: Folder = "",
+    deadline: Deadline = 1000,
+    as_json: Json = False,
+) -> int:
+    """Measure the time from frame ready to outcome at the sink, at one rate, through the real processes."""
+    from bench.line import measure
+    from bench.show import show_runs
+
+    run = measure(_load(model, rate, seconds, size, workers, folder, deadline))
+    show_runs([run], as_json=as_json)
+    return 0 if run.in_time else 1
+
+
+@bench_app.command()
+def throughput(
+    model: Model = "stub",
+    rate: Rate = 100,
+    seconds: Seconds = 10,
+    size: Size = "1024x1024",
+    workers: Workers = 2,
+    folder: Folder = "",
+    deadline: Deadline = 1000,
+    slo: Annotated[str, typer.Option(metavar="p99=MS", help="What must hold.")] = "p99=30ms",
+    as_json: Json = False,
+) -> int:
+    """Raise the rate from --rate until the promise breaks; says the highest rate that held."""
+    from bench.line import knee
+    from bench.show import show_runs
+
+    try:
+        limit = float(slo.removeprefix("p99=").removesuffix("ms"))
+    except ValueError:
+        raise typer.BadParameter(f"--slo {slo!r}: give a limit in milliseconds, as in p99=30ms") from None
+    runs = knee(_load(model, rate, seconds, size, workers, folder, deadline), limit)
+    show_runs(runs, as_json=as_json, knee_ms=limit)
+    return 0 if runs[0].in_time and runs[0].elapsed_ms["p99"] <= limit else 1
+
+
+@bench_app.command()
+def accuracy(
+    category: Annotated[Path, typer.Argument(help="A category in the layout of MVTec AD.")],
+    bundle: Annotated[Path | None, typer.Option(help="The bundle to judge with.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Train classic with and without segmentation.")] = False,
+    splits: Annotated[int | None, typer.Option(min=1, help="Train on so many random splits.")] = None,
+    methods: Annotated[str, typer.Option(metavar="A,B,...", help="Ways to reconstruct, side by side.")] = "",
+    images: Annotated[int | None, typer.Option(min=1, help="Train on so many good images only.")] = None,
+    reference: Annotated[str, typer.Option(help="ganomaly: measure it beside (needs anomalib).")] = "",
+    minutes: Annotated[float | None, typer.Option(help="Of each training.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> int:
+    """Measure detection on the test images of an MVTec-style category, with a bundle or with methods trained here."""
+    from bench.show_accuracy import Asked, run
+
+    asked = Asked(category, bundle, compare, splits, methods, images, reference, minutes, threads, seed, device)
+    return run(asked, as_json=as_json)

@@ -1,0 +1,90 @@
+"""What judges the parts: the bundle's files, its golden images on this machine's device, the device itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from line_worker.config import Config
+from line_worker.doctor import Finding, error, ok, warning
+from line_worker.errors import BundleError, ConfigError
+
+DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def check_bundle(config: Config) -> Iterator[Finding]:
+    """Every file is what its maker wrote, and the golden images come out as they did there."""
+    if config.workers.stub:
+        advice = 'name a bundle in workers.bundle before parts depend on it: "stub" only measures the line'
+        yield warning("bundle", "there is none: every intact frame passes", advice)
+        return
+    from line_worker.bundles import verify
+
+    path = config.workers.bundle
+    try:
+        found = verify(path)
+    except BundleError as failure:
+        yield error("bundle", str(failure), "nothing passes without a bundle; correct workers.bundle or train one")
+        return
+    if not found.whole:
+        what = "; ".join([*(f"{one.file} {one.what}" for one in found.damage), *(f"{e} is extra" for e in found.extra)])
+        yield error("bundle", f"{path}: is damaged: {what}"[:500], "copy it again from where it was made")
+        return
+    yield ok("bundle", f"{path}: {found.files} files are whole, {(found.sha or '')[:12]}")
+    yield _golden(config)
+
+
+def _golden(config: Config) -> Finding:
+    from line_worker.worker.model import BundleModel
+
+    try:
+        model = BundleModel(config.workers)
+    except (BundleError, ConfigError) as failure:
+        advice = "no worker will start with it; train it with this version, or correct workers.device and runtime"
+        return error("golden images", str(failure), advice)
+    count = len(json.loads((config.workers.bundle / "manifest.json").read_bytes())["golden"])
+    if not count:
+        advice = "train again: without golden images nothing shows that this machine computes what the maker's did"
+        return warning("golden images", "the bundle has none", advice)
+    return ok("golden images", f"{count} come out here as they did where the bundle was made, on {model.device}")
+
+
+def check_device(config: Config) -> Iterator[Finding]:
+    """The device that workers compute on is there, and is not asked for more than it has."""
+    import torch
+
+    workers = config.workers
+    cuda = torch.cuda.is_available()
+    if workers.device.startswith("cuda") and not cuda:
+        yield error("device", f"{workers.device} is asked for, and torch finds no GPU", _gpu_advice())
+    elif workers.device == "auto" and not cuda and DRIVER.exists():
+        yield warning("device", "a GPU's driver is there, but torch cannot use it; the CPU computes", _gpu_advice())
+    elif cuda and workers.device != "cpu":
+        yield _gpu(workers.device)
+    else:
+        yield _cpu(workers.count * (workers.threads or 1))
+
+
+def _gpu_advice() -> str:
+    return "install a torch build for CUDA and a driver that fits it, or set workers.device to cpu"
+
+
+def _gpu(device: str) -> Finding:
+    import torch
+
+    index = int(device.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        return error("device", f"{device}: there are {torch.cuda.device_count()} GPUs, from 0 on", "name one of them")
+    free, total = torch.cuda.mem_get_info(index)
+    text = f"{torch.cuda.get_device_name(index)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    return ok("device", text)
+
+
+def _cpu(threads: int) -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    text = f"CPU, {cores} cores for {threads} threads of workers"
+    if threads > cores:
+        return warning("device", text, "make workers.count or workers.threads smaller: they will slow each other down")
+    return ok("device", text)

@@ -1,0 +1,303 @@
+"""The doctor, on stations that are really broken: each finding names what is wrong and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from line_worker.config import Config, parse
+from line_worker.doctor import Finding, Level, host, model, ok, ways
+from line_worker.doctor.run import examine, run, within
+from line_worker.health import only_one
+from line_worker.images import save_png
+
+SYNTHETIC = {"kind": "synthetic", "width": 320, "height": 240}
+
+
+def raw(folder: Path, **more: Any) -> dict[str, Any]:
+    line = {"name": "doc", "runtime": str(folder / "run"), "data": str(folder / "data")}
+    camera = {"name": "cam", "deadline_ms": 5000, "max_frame_mb": 0.2, "source": SYNTHETIC}
+    return {
+        "line": line | more.pop("line", {}),
+        "cameras": [camera | more.pop("camera", {})],
+        "workers": {"bundle": "stub"} | more.pop("workers", {}),
+        **more,
+    }
+
+
+def station(folder: Path, **more: Any) -> Config:
+    return parse(raw(folder, **more))
+
+
+def only(findings: Iterator[Finding]) -> Finding:
+    [finding] = findings
+    return finding
+
+
+def test_a_station_that_is_well_has_no_errors(short_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = short_path / "line.json"
+    path.write_text(json.dumps(raw(short_path, sinks=[{"kind": "log", "path": str(short_path / "log.jsonl")}])))
+    assert run(path, as_json=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    checks = {finding["check"]: finding["level"] for finding in told["findings"]}
+    assert told["ok"] is True
+    assert set(checks) >= {"configuration", "bundle", "device", "camera cam", "data", "sink log", "journal disk"}
+    assert set(checks) >= {"shared memory", "memory", "runtime", "clock", "wall clock", "journal"}
+    assert checks["bundle"] == "warning", "a stub judges nothing"
+    assert sorted(p.name for p in short_path.iterdir()) == ["line.json"], "it changes nothing"
+
+
+def test_every_problem_of_the_configuration_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "line.json"
+    path.write_text(json.dumps(raw(tmp_path, camera={"deadline_ms": -1, "windwo": 3})))
+    assert run(path) == 1
+    out = capsys.readouterr().out
+    assert "error    configuration: cameras[1].deadline_ms" in out
+    assert "did you mean 'window'" in out
+    assert f"-> correct {path}" in out
+    assert run(tmp_path / "absent.toml") == 1
+
+
+# ---- what judges -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bundle_that_is_whole_and_reproduced(tiny_bundle: Path, tmp_path: Path) -> None:
+    whole, golden = model.check_bundle(station(tmp_path, workers={"bundle": str(tiny_bundle), "threads": 1}))
+    assert (whole.level, golden.level) == (Level.OK, Level.OK)
+    assert "come out here as they did" in golden.text
+
+
+def damage_file(bundle: Path) -> None:
+    weights = bundle / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (damage_file, "weights.safetensors"),
+        (lambda bundle: (bundle / "stranger").write_text("x"), "stranger is extra"),
+        (shutil.rmtree, "is not a folder"),
+        (lambda bundle: (bundle / "manifest.json").write_text("{"), "is not a manifest"),
+    ],
+)
+def test_a_damaged_bundle_is_an_error(tiny_bundle: Path, tmp_path: Path, damage: Any, says: str) -> None:
+    bundle = tmp_path / "b.bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    damage(bundle)
+    found = only(model.check_bundle(station(tmp_path, workers={"bundle": str(bundle)})))
+    assert found.level is Level.ERROR
+    assert says in found.text
+    assert found.advice
+
+
+def test_a_device_that_is_not_here_is_an_error(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.device_count() > 9:
+        pytest.skip("there are ten GPUs here")
+    found = only(model.check_device(station(tmp_path, workers={"device": "cuda:9"})))
+    assert (found.level, bool(found.advice)) == (Level.ERROR, True)
+
+
+def test_more_threads_than_cores_are_told(tmp_path: Path) -> None:
+    found = only(model.check_device(station(tmp_path, workers={"device": "cpu", "count": 64, "threads": 64})))
+    assert (found.level, "4096 threads" in found.text) == (Level.WARNING, True)
+
+
+# ---- ways in ---------------------------------------------------------------------------------------------------------
+
+
+def camera_of(folder: Path, source: dict[str, Any], **more: Any) -> Finding:
+    config = station(folder, camera={"source": source, **more})
+    return only(ways.check_camera(config.cameras[0], ways.judged(config), running=False))
+
+
+def test_every_kind_of_source_gives_its_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    save_png(tmp_path / "images" / "a.png", np.zeros((48, 64), np.uint8))
+    for source in (SYNTHETIC, {"kind": "folder", "path": str(tmp_path / "images")}):
+        found = camera_of(tmp_path, source)
+        assert found.level is Level.OK, found
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"kind": "folder", "path": "/nowhere/images"}, "/nowhere/images"),
+        ({"kind": "video", "path": "/nowhere/parts.mp4"}, "/nowhere/parts.mp4"),
+        ({"kind": "replay", "path": "/nowhere/shift.mcap"}, "/nowhere/shift.mcap"),
+        ({"kind": "camera", "device": "/dev/nowhere", "timeout_ms": 300}, "/dev/nowhere"),
+        ({"kind": "camera", "device": "http://127.0.0.1:9/x", "timeout_ms": 300}, "127.0.0.1:9"),
+    ],
+)
+def test_a_source_that_is_not_there_is_an_error(tmp_path: Path, source: dict[str, Any], says: str) -> None:
+    found = camera_of(tmp_path, source)
+    assert found.level is Level.ERROR
+    assert says in found.text
+
+
+def test_frames_that_do_not_fit_are_errors(tmp_path: Path) -> None:
+    found = camera_of(tmp_path, SYNTHETIC, max_frame_mb=0.05)
+    assert (found.level, "set max_frame_mb to 0.2" in found.advice) == (Level.ERROR, True)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"no picture")
+    found = camera_of(tmp_path, {"kind": "folder", "path": str(tmp_path / "images")})
+    assert (found.level, "NO_DECISION(DECODE)" in found.text) == (Level.ERROR, True)
+
+
+def test_pictures_that_the_bundle_does_not_judge_are_an_error(tiny_bundle: Path, tmp_path: Path) -> None:
+    for height, level in ((240, Level.OK), (200, Level.ERROR)):
+        source = SYNTHETIC | {"height": height}
+        config = station(tmp_path, camera={"source": source}, workers={"bundle": str(tiny_bundle)})
+        found = only(ways.check_camera(config.cameras[0], ways.judged(config), running=False))
+        assert found.level is level
+    assert "the bundle judges 320x240 gray uint8" in found.text
+
+
+def test_a_source_without_a_trigger_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "FRAME_S", 0.3)
+    (tmp_path / "images").mkdir()
+    found = camera_of(tmp_path, {"kind": "folder", "path": str(tmp_path / "images"), "watch": True})
+    assert (found.level, "no frame within" in found.text) == (Level.WARNING, True)
+
+
+def test_a_check_that_hangs_or_dies_is_an_error_itself() -> None:
+    release = threading.Event()
+
+    def hangs() -> Iterator[Finding]:
+        release.wait(20)
+        yield ok("x", "late")
+
+    assert "within 0.1 s" in only(within("x", hangs, 0.1)).text
+    release.set()
+
+    def dies() -> Iterator[Finding]:
+        yield ok("x", "half")
+        raise RuntimeError("out of everything")
+
+    found = only(within("x", dies, 5.0))
+    assert (found.level, found.text) == (Level.ERROR, "RuntimeError: out of everything")
+
+
+# ---- ways out --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        yield int(holder.getsockname()[1])
+
+
+def plc_of(folder: Path, running: bool = False, **plc: Any) -> Finding:
+    config = station(folder, sinks=[{"kind": "plc", **plc}])
+    [(_, check)] = ways.plc_checks(config, running=running)
+    return only(check())
+
+
+def test_a_port_that_is_taken_is_an_error(tmp_path: Path, taken: int) -> None:
+    assert plc_of(tmp_path, port=taken).level is Level.ERROR
+    assert plc_of(tmp_path, running=True, port=taken).level is Level.OK, "the running line has it"
+    found = list(ways.check_ports(station(tmp_path, line={"metrics": f"127.0.0.1:{taken}"}), running=False))
+    assert [(one.check, one.level) for one in found] == [("line.metrics", Level.ERROR)]
+    found = list(ways.check_ports(station(tmp_path, line={"tcp": f"127.0.0.1:{taken - 1}"}), running=False))
+    assert Level.ERROR in [one.level for one in found]
+
+
+def test_a_plc_that_does_not_answer_is_an_error(tmp_path: Path, taken: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    found = plc_of(tmp_path, mode="client", port=free)
+    assert (found.level, "cannot be reached" in found.text) == (Level.ERROR, True)
+    found = plc_of(tmp_path, mode="client", port=taken)  # something listens there, but it is no PLC
+    assert (found.level, "no answer" in found.text) == (Level.ERROR, True)
+
+
+# ---- the host --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", ["/proc/line-worker", "{}/file/data"])
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path, data: str) -> None:
+    (tmp_path / "file").write_text("")
+    config = station(tmp_path, line={"data": data.format(tmp_path)})
+    found = list(host.check_folders(config))
+    if data.startswith("/proc"):
+        assert [one.level for one in found] == [Level.ERROR]
+    else:
+        assert "is no folder" in found[0].text
+    assert found[0].advice
+
+
+def test_a_disk_that_is_nearly_full_is_told(tmp_path: Path) -> None:
+    levels = [host.space("data", tmp_path, free).level for free in (10**7, 10**8, 10**10)]
+    assert levels == [Level.ERROR, Level.WARNING, Level.OK]
+
+
+def test_a_slow_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, deadline, level in ((0.001, 100, Level.OK), (0.03, 100, Level.WARNING), (0.06, 100, Level.ERROR)):
+        monkeypatch.setattr(host, "_syncs", lambda folder, seconds=seconds: iter([seconds] * host.SYNCS))
+        found = only(host.check_journal_disk(station(tmp_path, camera={"deadline_ms": deadline})))
+        assert found.level is level
+
+
+def test_rings_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
+    config = station(tmp_path, camera={"max_frame_mb": 256, "window": 256})
+    shared = next(host.check_memory(config, running=False))
+    if shutil.disk_usage("/dev/shm").free > 140e9:
+        pytest.skip("there is room for everything here")
+    assert (shared.level, "inline" in shared.advice) == (Level.ERROR, True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "level"), [(0o750, Level.OK), (0o700, Level.OK), (0o770, Level.ERROR), (0o755, Level.ERROR)]
+)
+def test_a_runtime_folder_that_others_can_reach_is_an_error(tmp_path: Path, mode: int, level: Level) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(mode)
+    assert only(host.check_runtime(station(tmp_path))).level is level
+
+
+def test_a_journal_that_the_hub_would_refuse_is_an_error(tmp_path: Path) -> None:
+    config = station(tmp_path)
+    config.line.data.mkdir()
+    config.journal_path.write_bytes(b"no journal " * 500)
+    assert "cannot be read" in only(host.check_journal(config)).text
+    config.journal_path.unlink()
+    with contextlib.closing(sqlite3.connect(config.journal_path, isolation_level=None)) as db:
+        db.executescript("CREATE TABLE meta (key, value); CREATE TABLE outcomes (row);")
+        db.execute("INSERT INTO meta VALUES ('schema', '99')")
+    found = only(host.check_journal(config))
+    assert (found.level, "schema 99" in found.text) == (Level.ERROR, True)
+
+
+def test_an_unsynchronised_clock_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_synchronised", lambda: "no")
+    monotonic, wall = host.check_clock(station(tmp_path))
+    assert (monotonic.level, wall.level) == (Level.OK, Level.WARNING)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert "is not set" in list(host.check_clock(station(tmp_path)))[1].text
+
+
+def test_while_the_line_runs_what_it_holds_is_left_alone(short_path: Path, taken: int) -> None:
+    camera = {"source": {"kind": "camera", "device": "/dev/nowhere"}}
+    path = short_path / "line.json"
+    path.write_text(json.dumps(raw(short_path, camera=camera, sinks=[{"kind": "plc", "port": taken}])))
+    with only_one(short_path / "run", "hub"):
+        found = {finding.check: finding for finding in examine(path)}
+    assert found["camera cam"].text == "not tried: the running line has it"
+    assert found["sink plc"].level is Level.OK
+    assert not [finding for finding in found.values() if finding.level is Level.ERROR]
