@@ -37,9 +37,8 @@ def _has_port(address: str) -> str:
     return address
 
 
-Address = Annotated[str, Field(pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$")]
-Tcp = Annotated[Address, AfterValidator(_has_ports)]
-Loopback = Annotated[Address, AfterValidator(_has_port)]
+Tcp = Annotated[str, Field(pattern=r"^(|[A-Za-z0-9][A-Za-z0-9.-]*:\d{1,5})$"), AfterValidator(_has_ports)]
+Loopback = Annotated[str, Field(pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$"), AfterValidator(_has_port)]
 
 
 class Section(BaseModel):
@@ -197,13 +196,24 @@ Sink = Annotated[PlcSink | StoreSink | LogSink | RecordSink, Field(discriminator
 # ---- the whole -------------------------------------------------------------------------------------------------------
 
 
+class Keys(Section):
+    """Where this host's keys lie, and which of them each role uses."""
+
+    dir: Path
+    hub: Name = "hub"
+    source: Name = "source"
+    worker: Name = "worker"
+    sink: Name = "sink"
+
+
 class LineSection(Section):
     """What the line is called and where its sockets and its books live."""
 
     name: Name
     runtime: Path
     data: Path
-    tcp: Tcp = ""
+    tcp: Tcp = ""  # where the hub is, for every host the same
+    keys: Keys | None = None
     metrics: Loopback = ""  # where /metrics and /health are served; loopback only, they ask nobody who they are
     stop_s: float = Field(default=5.0, ge=0, le=60)  # how long an orderly stop may take
 
@@ -290,6 +300,7 @@ def _absolute(config: Config, base: Path) -> Config:
 _SECTIONS: dict[str, type[Section]] = {
     "": Config,
     "line": LineSection,
+    "keys": Keys,
     "workers": Workers,
     "cameras": Camera,
     "folder": FolderSource,

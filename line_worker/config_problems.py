@@ -12,6 +12,8 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel
 
+from line_worker.wire.hosts import host_of, is_loopback
+
 Sections = Mapping[str, type[BaseModel]]  # by the key or the `kind` that leads there; "" is the file itself
 
 MAX_RUNTIME = 90  # bytes of the path: the kernel allows 107 for a socket file's, its name included
@@ -46,11 +48,20 @@ def across(raw: dict[str, Any], base: Path) -> list[str]:
         problems += [f"{what}: the name {name!r} is used twice; every one needs its own" for name in double]
     if sum(sink.get("kind") == "store" for sink in _tables(raw.get("sinks"))) > 1:
         problems.append("sinks: one store is allowed, it owns the crops")
-    line = raw.get("line")
-    runtime = line.get("runtime") if isinstance(line, dict) else None
+    line = raw["line"] if isinstance(raw.get("line"), dict) else {}
+    runtime = line.get("runtime")
     if isinstance(runtime, (str, Path)) and len(os.fsencode(base / Path(runtime).expanduser())) > MAX_RUNTIME:
         problems.append(f"line.runtime = {str(runtime)!r}: too long for socket files, at most {MAX_RUNTIME} characters")
-    return problems
+    return problems + _without_keys(str(line.get("tcp", "")), line.get("keys"))
+
+
+def _without_keys(tcp: str, keys: object) -> list[str]:
+    if ":" in tcp and keys is None and not is_loopback(host_of(tcp)):
+        remedy = "make them with `line-worker keys new`, and name their folder in [line.keys] dir"
+        return [f"line.tcp = {tcp!r}: other hosts can reach it, which needs keys: {remedy}"]
+    if keys is not None and not tcp:
+        return ['line.keys: nothing uses them; set line.tcp = "HOST:PORT", or leave them out']
+    return []
 
 
 def _tables(value: Any) -> list[dict[str, Any]]:

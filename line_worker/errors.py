@@ -8,6 +8,7 @@
     +-- WireError
     |   +-- DecodeError        a message is malformed, of an unknown version, or holds an unknown field
     |   +-- FrameError         pixels are not what their header says (carries the NO_DECISION reason)
+    |   +-- KeysError          a key is missing, damaged, of another role, or open to others
     +-- SourceError            a camera, folder, video or recording cannot be opened or stopped giving frames
     +-- SinkError              a PLC, store or log cannot be reached or written
     +-- JournalError           the hub's journal cannot be opened or written
@@ -66,6 +67,10 @@ class FrameError(WireError):
     def __init__(self, message: str, reason: Reason) -> None:
         self.reason = reason
         super().__init__(message)
+
+
+class KeysError(WireError):
+    """A key cannot be used, made or revoked."""
 
 
 class SourceError(LineWorkerError):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from line_worker.config import Config
 from line_worker.errors import SourceError
+from line_worker.joining import open_wire
 from line_worker.sink.collect import Collector
 from line_worker.sink.run import Runner
 from line_worker.supervisor import START_S, Supervisor
 from line_worker.wire.messages import Outcome
-from line_worker.wire.sockets import Wire
 
 SUPERVISE_S = 0.1
 WAIT_S = 0.005
@@ -59,7 +59,7 @@ class Rehearsal:
             AlreadyRunning: another instance runs this line.
         """
         self.supervisor.start(sources=False)
-        wire = Wire(self._config.line.runtime, self._config.line.tcp, self._config.frame_bytes)
+        wire = open_wire(self._config, "sink")
         runner = Runner("watcher", self.watcher, wire)
 
         def turn() -> None:

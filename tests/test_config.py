@@ -119,7 +119,7 @@ def test_every_problem_is_named_at_once() -> None:
         (
             "line.nmae",
             "x",
-            "line.nmae: unknown key; did you mean 'name'? (allowed: name, runtime, data, tcp, metrics, stop_s)",
+            "line.nmae: unknown key; did you mean 'name'? (allowed: name, runtime, data, tcp, keys, metrics, stop_s)",
         ),
         ("camera", [], "camera: unknown key; did you mean 'cameras'? (allowed: line, cameras, workers, sinks)"),
         ("cameras.0.source.pth", 1, "cameras[1].source.pth: unknown key; did you mean 'path'? (allowed: kind, path,"),
@@ -139,7 +139,14 @@ def test_every_problem_is_named_at_once() -> None:
         ("cameras.0.source.rate", float("inf"), "cameras[1].source.rate = inf: should be a finite number"),
         ("cameras.0.deadline_ms", float("nan"), "cameras[1].deadline_ms = nan: should be"),
         ("cameras.0.name", "../up", "cameras[1].name = '../up': should match"),
-        ("line.tcp", "0.0.0.0:5000", "line.tcp = '0.0.0.0:5000': should match"),
+        (
+            "line.tcp",
+            "0.0.0.0:5000",
+            "line.tcp = '0.0.0.0:5000': other hosts can reach it, which needs keys: make them",
+        ),
+        ("line.tcp", "pc1.plant:5000", "[line.keys] dir"),
+        ("line.tcp", "nonsense", "line.tcp = 'nonsense': should match"),
+        ("line.keys", {"dir": "keys"}, 'line.keys: nothing uses them; set line.tcp = "HOST:PORT", or leave them out'),
         ("line.tcp", "localhost:65534", "line.tcp = 'localhost:65534': the port should be between 1 and 65532"),
         ("line.metrics", "0.0.0.0:9464", "line.metrics = '0.0.0.0:9464': should match"),
         ("line.metrics", "[::]:9464", "should match"),
@@ -201,3 +208,13 @@ def test_a_line_toml_is_read(tmp_path: Path) -> None:
     config = load(path)
     assert isinstance(config, Config)
     assert (config.cameras[0].window, config.cameras[0].ring_slots, config.frame_bytes) == (16, 34, 4_000_000)
+
+
+def test_several_hosts_need_keys_and_one_does_not(short_path: Path) -> None:
+    def with_line(**line: Any) -> Config:
+        return parse(changed(lambda raw: raw["line"].update(line)), base=short_path)
+
+    assert with_line(tcp="127.0.0.1:5600").line.keys is None
+    keys = with_line(tcp="0.0.0.0:5600", keys={"dir": "keys", "source": "source-pc2"}).line.keys
+    assert keys is not None
+    assert (keys.dir, keys.hub, keys.source) == (short_path / "keys", "hub", "source-pc2")

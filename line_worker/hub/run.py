@@ -30,10 +30,10 @@ from line_worker.hub.peers import Peers
 from line_worker.hub.sources import Sources
 from line_worker.hub.station import Facts, Station
 from line_worker.hub.workers import PROBE_S, Workers
+from line_worker.joining import open_wire
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.links import FRAMES, OUTCOMES, WORK
 from line_worker.wire.messages import HubState
-from line_worker.wire.sockets import Wire
 
 log = structlog.get_logger()
 
@@ -46,10 +46,12 @@ class Hub:
     def __init__(self, config: Config, now: float) -> None:
         self.instance = int.from_bytes(os.urandom(7), "big")
         self.journal = Journal(config.journal_path, config.line.name)
-        self.wire = Wire(config.line.runtime, config.line.tcp, config.frame_bytes)
+        self.wire = open_wire(config, "hub")
         self.station = Station()
+        waiting = {FRAMES.name: max(camera.window for camera in config.cameras) + 2}  # pictures inside messages
         frames, work, outcomes = (
-            Peers(self.wire.bind(link), self.instance, self.station) for link in (FRAMES, WORK, OUTCOMES)
+            Peers(self.wire.bind(link, waiting.get(link.name, 0)), self.instance, self.station)
+            for link in (FRAMES, WORK, OUTCOMES)
         )
         self.books = Books(self.journal)
         self.ledger = Ledger(config.line.name, camera_rules(config))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from line_worker.hub.flood import BURST, OVER_WINDOW
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.outbox import Outbox
 from line_worker.hub.peers import Peers
@@ -98,6 +99,11 @@ class Sources:
         if source is None:
             return
         source.seen = now
+        if frame.place != "none" and self._ledger.is_full(frame.key):
+            self._peers.charge(peer, OVER_WINDOW)
+        if self._ledger.is_crowded(frame.key):
+            self._peers.charge(peer, BURST)
+            return
         if not self._ledger.announce(frame, frame.pixels, now):
             self._jumped(peer, frame.key.camera, frame.key.epoch)
             return

@@ -20,6 +20,7 @@ from line_worker.config import Config
 from line_worker.config import Sink as SinkConfig
 from line_worker.errors import DecodeError, SinkError
 from line_worker.health import Notifier, StopFlag, only_one
+from line_worker.joining import check_sink, open_wire
 from line_worker.sink import Sink, make_sink
 from line_worker.wire import messages as m
 from line_worker.wire.links import CROPS, OUTCOMES
@@ -142,8 +143,9 @@ def run(config: Config, sink_config: SinkConfig) -> int:
     """Run one sink until SIGTERM; returns the exit code."""
     stop, notifier = StopFlag(), Notifier()
     with only_one(config.line.runtime, f"sink-{sink_config.name}"):
+        check_sink(config, sink_config)
         sink = make_sink(sink_config, config)
-        wire = Wire(config.line.runtime, config.line.tcp, config.frame_bytes)
+        wire = open_wire(config, "sink")
         runner = Runner(sink_config.name, sink, wire)
         notifier.ready(f"{sink_config.kind} sink")
         try:

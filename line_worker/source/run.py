@@ -16,10 +16,10 @@ import structlog
 from line_worker.config import Camera, Config
 from line_worker.errors import SourceError
 from line_worker.health import Notifier, StopFlag, only_one
+from line_worker.joining import check_cameras, open_wire
 from line_worker.source import Source, make_source
 from line_worker.source.announce import Announcer
 from line_worker.verdicts import StationState
-from line_worker.wire.sockets import Wire
 
 log = structlog.get_logger()
 
@@ -80,8 +80,9 @@ def run(config: Config, camera: Camera) -> int:
     """Run the source of `camera` until it is finished or SIGTERM; returns the exit code."""
     stop, notifier = StopFlag(), Notifier()
     with only_one(config.line.runtime, f"source-{camera.name}"):
+        check_cameras(config, f"source {camera.name}", [camera])
+        wire = open_wire(config, "source", int(camera.max_frame_mb * 1e6))
         source = make_source(camera)
-        wire = Wire(config.line.runtime, config.line.tcp, int(camera.max_frame_mb * 1e6))
         announcer = Announcer(config.line.name, camera, wire)
         runner = Runner(source, announcer, live=camera.source.kind == "camera")
         notifier.ready(f"{camera.source.kind} is being read")

@@ -36,16 +36,29 @@ def unpack(cls: type[T], body: bytes, **beside: Any) -> T:
     Raises:
         DecodeError: the body is not exactly a `cls`.
     """
+    return _build(cls, _raw(cls, body), cls.__name__, beside)
+
+
+def unpack_field(cls: type, body: bytes, name: str, field: type[T]) -> T:
+    """Return the `field` under `name` in `body`, however little the rest of it is a `cls`.
+
+    Raises:
+        DecodeError: it is not there, or not exactly a `field`.
+    """
+    raw = _raw(cls, body)
+    return _build(field, raw.get(name) if isinstance(raw, dict) else None, f"{cls.__name__}.{name}", {})
+
+
+def _raw(cls: type, body: bytes) -> Any:
     limit = getattr(cls, "MAX_BODY", MAX_BODY)
     if len(body) > limit:
         raise DecodeError(f"{cls.__name__}: body of {len(body)} bytes, at most {limit} are allowed")
     try:
-        raw = msgpack.unpackb(
+        return msgpack.unpackb(
             body, max_str_len=MAX_TEXT, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS, max_bin_len=0, max_ext_len=0
         )
     except (ValueError, msgpack.exceptions.UnpackException, TypeError) as error:
         raise DecodeError(f"{cls.__name__}: not msgpack: {error}") from error
-    return _build(cls, raw, cls.__name__, beside)
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from line_worker.verdicts import Reason
+
+NO_DEADLINE_MS = 1e12  # the camera's own counts
 PLACES = ("ring", "inline", "none")
 DTYPES = {"uint8": 1, "uint16": 2}
 
@@ -75,3 +78,8 @@ class Frame:
         for side in self.shape:
             total *= side
         return total
+
+
+def without_picture(key: FrameKey) -> Frame:
+    """Return an announcement of `key` whose header cannot be used."""
+    return Frame(key, 0.0, NO_DEADLINE_MS, (), "", "", 0, "none", problem=int(Reason.HEADER))

@@ -45,3 +45,8 @@ def endpoint(link: Link, runtime: Path, tcp: str = "") -> str:
         return f"ipc://{runtime / link.name}"
     host, port = tcp.rsplit(":", 1)
     return f"tcp://{host}:{int(port) + link.port_offset}"
+
+
+def reachable(tcp: str) -> str:
+    """Return where to connect to what binds `tcp`: an address that stands for all of a host is reached on it."""
+    return tcp.replace("0.0.0.0:", "127.0.0.1:", 1) if tcp.startswith("0.0.0.0:") else tcp

@@ -25,6 +25,7 @@ from line_worker.wire.header import PLACES as PLACES
 from line_worker.wire.header import Frame as Frame
 from line_worker.wire.header import FrameKey as FrameKey
 from line_worker.wire.header import counted
+from line_worker.wire.header import without_picture as without_picture
 
 VERSION = 2  # 2: p-values in Result and Outcome
 
@@ -282,3 +283,13 @@ def from_parts(parts: list[bytes]) -> Message:
     if len(parts) > 3 or bool(beside) != ("pixels" in cls.__dataclass_fields__):
         raise DecodeError(f"{cls.__name__}: {len(parts)} parts")
     return codec.unpack(cls, parts[1], **beside)
+
+
+def damaged_frame(parts: list[bytes]) -> Frame | None:
+    """Return what is left of an announcement that `from_parts` refuses: its key, if that can be read, and HEADER."""
+    if len(parts) < 2 or len(parts[0]) != 2 or parts[0][1] != Frame.KIND:
+        return None
+    try:
+        return without_picture(codec.unpack_field(Frame, parts[1], "key", FrameKey))
+    except DecodeError:
+        return None

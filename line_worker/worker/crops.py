@@ -12,9 +12,9 @@ from typing import Any
 import structlog
 
 from line_worker.config import Config
+from line_worker.joining import open_wire
 from line_worker.wire.links import CROPS
 from line_worker.wire.messages import Crop, FrameKey
-from line_worker.wire.sockets import Wire
 from line_worker.worker.model import Finding, Model
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ class CropSender:
 
     def __init__(self, config: Config, model: Model, name: str) -> None:
         self._model, self._name = model, name
-        self._wire = Wire(config.line.runtime, config.line.tcp, config.frame_bytes)
+        self._wire = open_wire(config, "worker")
         self._channel = self._wire.connect(CROPS, name)
         self._queue: queue.Queue[tuple[FrameKey, Any, Finding] | None] = queue.Queue(WAITING)
         self.dropped = 0

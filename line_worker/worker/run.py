@@ -20,6 +20,7 @@ import structlog
 from line_worker.config import Config
 from line_worker.errors import BundleError, DecodeError, FrameError
 from line_worker.health import Notifier, StopFlag, only_one
+from line_worker.joining import check_cameras, open_wire
 from line_worker.verdicts import Reason
 from line_worker.wire import messages as m
 from line_worker.wire.frames import FrameReader
@@ -216,8 +217,9 @@ def run(config: Config, index: int) -> int:
     stop, notifier = StopFlag(), Notifier()
     name = f"worker-{index}"
     with only_one(config.line.runtime, name):
+        check_cameras(config, name, config.cameras)
         model = load_model(config.workers)
-        wire = Wire(config.line.runtime, config.line.tcp, config.frame_bytes)
+        wire = open_wire(config, "worker")
         crops = CropSender(config, model, name)
         try:
             runner = Runner(name, config, model, wire, crops)
