@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from line_worker import __version__, cli_learn
+from line_worker import __version__, cli_learn, cli_operate
 from line_worker.cli_bench import bench_app
 from line_worker.cli_bundle import bundle_app
 from line_worker.cli_keys import keys_app
@@ -70,6 +70,7 @@ def demo(
 
 app.command()(cli_learn.train)
 app.command()(cli_learn.recalibrate)
+cli_operate.register(app)
 
 
 @app.command()

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt
 
 from line_worker.config_problems import across, explain
 from line_worker.config_problems import without_credentials as without_credentials
+from line_worker.config_rules import LineRules
+from line_worker.config_section import Section as Section
 from line_worker.errors import ConfigError
 
 PORTS = 4  # that follow `line.tcp`: one a link
@@ -39,12 +41,6 @@ def _has_port(address: str) -> str:
 
 Tcp = Annotated[str, Field(pattern=r"^(|[A-Za-z0-9][A-Za-z0-9.-]*:\d{1,5})$"), AfterValidator(_has_ports)]
 Loopback = Annotated[str, Field(pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$"), AfterValidator(_has_port)]
-
-
-class Section(BaseModel):
-    """A table of line.toml: unknown keys are errors, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # ---- sources ---------------------------------------------------------------------------------------------------------
@@ -118,6 +114,7 @@ class Camera(Section):
     max_frame_mb: float = Field(default=4.0, gt=0, le=256)
     transport: Literal["ring", "inline"] = "ring"
     frozen: Literal["refuse", "allow"] = "refuse"  # the same bytes as the picture before
+    rules: LineRules = LineRules()
     source: Source
 
     @property
@@ -303,6 +300,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "keys": Keys,
     "workers": Workers,
     "cameras": Camera,
+    "rules": LineRules,
     "folder": FolderSource,
     "video": VideoSource,
     "camera": CameraSource,

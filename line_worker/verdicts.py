@@ -66,6 +66,19 @@ class StationState(IntEnum):
     STOPPED = 5
 
 
+class StopCause(IntEnum):
+    """Why the line should stop until the operator has acknowledged it; the value is what the PLC reads."""
+
+    NONE = 0
+    REJECTS_IN_ROW = 1
+    UNDECIDED_IN_ROW = 2
+    REJECT_RATE = 3
+    SILENT = 4  # nothing fails any more
+    CANARY = 5  # the station has passed a part that it had to fail
+    CHALLENGE = 6  # known-bad parts have not been shown to it for too long
+    JOURNAL = 7  # the journal was damaged, and a new one was begun
+
+
 def verdict_of(reason: Reason) -> Verdict:
     """Return the only verdict that `reason` can stand beside."""
     if reason is Reason.NONE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +14,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from line_worker.config import Config, parse
+from line_worker.errors import ConfigError
 from line_worker.hub import run
+from line_worker.hub.commands import Commands
 from line_worker.hub.drift import DriftWatch
 from line_worker.hub.ledger import MAX_GAP
 from line_worker.hub.run import Hub, active_bundle, memory_bound
 from line_worker.hub.sources import SILENT_S
-from line_worker.verdicts import Reason, StationState
+from line_worker.verdicts import Reason, StationState, StopCause
+from line_worker.wire import control
 from line_worker.wire import messages as m
 from line_worker.wire.links import FRAMES, OUTCOMES, WORK, Link
 from line_worker.wire.sockets import Wire
@@ -83,8 +87,8 @@ class Peer:
 
 
 class Rig:
-    def __init__(self, folder: Path) -> None:
-        self.config = config_in(folder)
+    def __init__(self, folder: Path, **camera: Any) -> None:
+        self.config = config_in(folder, **camera)
         self.config.line.runtime.mkdir(exist_ok=True)
         self.peers: list[Peer] = []
         self.hub = Hub(self.config, time.monotonic())
@@ -554,6 +558,88 @@ def test_a_hub_that_is_killed_still_knows_the_last_picture(rig: Rig) -> None:
     rig.watch()
     source.say(m.SourceHello("cam", EPOCH, 1), frame(1, checksum=5))
     assert rig.outcomes(2)[1] is Reason.FROZEN
+
+
+@contextlib.contextmanager
+def rig_with(folder: Path, **camera: Any) -> Iterator[Rig]:
+    rig = Rig(folder, **camera)
+    try:
+        yield rig
+    finally:
+        rig.close()
+
+
+def asked(rig: Rig, command: str, **arguments: Any) -> dict[str, Any]:
+    """Have the hub do what an operator asks for; the hub turns meanwhile."""
+    answers: list[dict[str, Any]] = []
+    operator = threading.Thread(
+        target=lambda: answers.append(control.ask(rig.config.line.runtime, command, **arguments))
+    )
+    operator.start()
+    rig.until(lambda: not operator.is_alive())
+    operator.join()
+    return answers[0]
+
+
+def test_a_rule_that_trips_stops_the_line_until_it_is_acknowledged_over_a_restart(short_path: Path) -> None:
+    with rig_with(short_path, rules={"rejects_in_row": 2}) as rig:
+        source, worker = rig.running()
+        source.say(frame(0), frame(1))
+        for lease in worker.hears(m.Lease, 2):
+            worker.say(answer(lease, score=2.0))
+        assert rig.outcomes(2) == {0: Reason.ANOMALY, 1: Reason.ANOMALY}
+        rig.beat()
+        state = rig.beat()
+        assert state.stop_line == StopCause.REJECTS_IN_ROW
+        assert state.warnings == ("REJECTS_IN_ROW: camera cam: 2 rejects in a row",)
+        assert rig.hub.station.state is StationState.RUNNING, "verdicts go on"
+        rig.restart()
+        rig.watch()
+        assert rig.beat().stop_line == StopCause.REJECTS_IN_ROW
+        assert asked(rig, "acknowledge", cause="canary") == {"ok": True, "cleared": []}
+        assert rig.beat().stop_line == StopCause.REJECTS_IN_ROW
+        [cleared] = asked(rig, "acknowledge", cause="rejects_in_row")["cleared"]
+        assert cleared == "REJECTS_IN_ROW: camera cam: 2 rejects in a row"
+        assert rig.beat().stop_line == 0
+        rig.restart()
+        rig.watch()
+        assert rig.beat().stop_line == 0
+
+
+def test_the_status_says_how_the_line_is(rig: Rig) -> None:
+    rig.running()
+    status = asked(rig, "status")
+    assert (status["line"], status["state"], status["stop_line"], status["alarms"]) == ("t", "RUNNING", "NONE", [])
+    assert (status["workers"], status["cameras"], status["sinks"]) == (1, {"cam": True}, {"watcher": True})
+
+
+def test_a_cause_that_does_not_exist_is_refused(rig: Rig) -> None:
+    with pytest.raises(ConfigError, match="one of: NONE, REJECTS_IN_ROW"):
+        rig.hub.guard.acknowledge("FIRE")
+    with pytest.raises(ConfigError, match="should be a word"):
+        Commands(rig.hub).acknowledge(cause=3)  # type: ignore[arg-type]
+
+
+def test_an_alarm_that_cannot_be_written_now_is_written_later(short_path: Path) -> None:
+    with rig_with(short_path, rules={"undecided_in_row": 1}) as rig:
+        rig.source().say(frame(0, place="none", problem=int(Reason.DECODE)))
+        with contextlib.closing(sqlite3.connect(rig.config.journal_path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            rig.until(lambda: bool(rig.hub.guard.alarms.stop_line))
+            assert rig.beat().stop_line == StopCause.UNDECIDED_IN_ROW, "the PLC is told all the same"
+            assert rig.hub.journal.kept("alarms") == ""
+            other.execute("ROLLBACK")
+        rig.until(lambda: "UNDECIDED_IN_ROW" in rig.hub.journal.kept("alarms"))
+
+
+def test_parts_that_a_stop_leaves_undecided_stop_no_line(short_path: Path) -> None:
+    with rig_with(short_path, rules={"undecided_in_row": 1}) as rig:
+        source, worker = rig.running()
+        source.say(frame(0))
+        worker.hears(m.Lease)
+        rig.hub.stop()
+        assert rig.outcomes(1) == {0: Reason.SHUTDOWN}
+        assert rig.beat().stop_line == 0
 
 
 def test_an_idle_hub_sleeps_until_its_next_beat(rig: Rig) -> None:

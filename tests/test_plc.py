@@ -19,7 +19,19 @@ from line_worker.config import PlcSink
 from line_worker.errors import SinkError
 from line_worker.sink.plc import PlcOutput
 from line_worker.sink.plc.client import RegisterClient
-from line_worker.sink.plc.registers import FROM_PLC, RESULT_AT, TO_PLC, Code, Fault, Plc, Result, decode, encode
+from line_worker.sink.plc.registers import (
+    FROM_PLC,
+    MAP_VERSION,
+    RESULT_AT,
+    STOP_AT,
+    TO_PLC,
+    Code,
+    Fault,
+    Plc,
+    Result,
+    decode,
+    encode,
+)
 from line_worker.sink.plc.registers import Station as StationBlock
 from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.wire.messages import FrameKey, HubState, Outcome
@@ -94,7 +106,7 @@ class HandPlc:
 
     def read(self) -> tuple[StationBlock, Result]:
         words = self.client.read(TO_PLC)
-        return decode(StationBlock, words[:RESULT_AT]), decode(Result, words[RESULT_AT:])
+        return decode(StationBlock, words[:RESULT_AT]), decode(Result, words[RESULT_AT:STOP_AT])
 
     def tell(self, **changes: int) -> None:
         beat = (self.plc.plc_heartbeat + 1) & 0xFFFF
@@ -291,7 +303,7 @@ def test_the_queue_can_be_made_longer() -> None:
 def test_unit_and_base_move_the_map() -> None:
     with Station(settings(unit=9, base=4000)) as running:
         there = RegisterClient(HOST, running.output.port, 9, 4000)
-        assert decode(StationBlock, there.read(TO_PLC)[:RESULT_AT]).map_version == 1
+        assert decode(StationBlock, there.read(TO_PLC)[:RESULT_AT]).map_version == MAP_VERSION
         there.close()
         for unit, base in ((8, 4000), (9, 3999), (9, 4030)):
             elsewhere = RegisterClient(HOST, running.output.port, unit, base)

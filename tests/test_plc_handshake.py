@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from line_worker.sink.plc.handshake import DEPTH, HUB_SILENT_S, REJECT_GRACE_S, Handshake
-from line_worker.sink.plc.registers import RESULT_AT, Code, Fault, Plc, Result, Station, decode
+from line_worker.sink.plc.registers import MAP_VERSION, RESULT_AT, STOP_AT, Code, Fault, Plc, Result, Station, decode
 from line_worker.verdicts import Reason, StationState
 from line_worker.wire.messages import FrameKey, HubState, Outcome
 
@@ -66,7 +66,7 @@ class Line:
 
     @property
     def result(self) -> Result:
-        return decode(Result, self.hand.words(self.now)[RESULT_AT:])
+        return decode(Result, self.hand.words(self.now)[RESULT_AT:STOP_AT])
 
     def acknowledge(self) -> int:
         """Take the result on show as a PLC does; returns its seq."""
@@ -142,7 +142,7 @@ def test_the_station_block_tells_what_the_hub_tells(line: Line) -> None:
     line.offer(outcome(0))
     station = line.station
     assert (station.state, station.workers, station.open_parts, station.queued) == (StationState.RUNNING, 2, 3, 1)
-    assert (station.alive, station.fault, station.sync, station.map_version) == (1, Fault.NONE, SYNC, 1)
+    assert (station.alive, station.fault, station.sync, station.map_version) == (1, Fault.NONE, SYNC, MAP_VERSION)
 
 
 # ---- heartbeats ------------------------------------------------------------------------------------------------------
@@ -399,6 +399,15 @@ NEXT = {
     "overflow": (W, W, W, W, W, S, W, W),
     "wrong ack": (W, W, W, W, W, S, W, W),
 }
+
+
+def test_the_line_stops_while_the_hub_says_so() -> None:
+    hand = Handshake(SYNC, STALE_S)
+    assert hand.words(0.0)[STOP_AT:] == [0]
+    hand.beat(replace(state(1), stop_line=3), 0.0)
+    assert hand.words(0.0)[STOP_AT:] == [3]
+    hand.beat(state(2), 0.0)
+    assert hand.words(0.0)[STOP_AT:] == [0]
 
 
 def state_named(name: str) -> Line:

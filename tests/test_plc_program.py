@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from line_worker.sink.plc.program import BOOKED_GAP, STATION_SILENT_S, PlcProgram
-from line_worker.sink.plc.registers import Code, Fault, Plc, Result, Station, encode
+from line_worker.sink.plc.registers import MAP_VERSION, Code, Fault, Plc, Result, Station, Stop, encode
 
 
 class Rig:
@@ -15,7 +15,7 @@ class Rig:
 
     def __init__(self, window_s: float = 0.2) -> None:
         self.program = PlcProgram(window_s)
-        self.now, self.station, self.result = 10.0, Station(sync=33), Result(toggle=8)
+        self.now, self.station, self.result, self.stop = 10.0, Station(sync=33), Result(toggle=8), Stop()
         self.plc = self.scan()
         self.plc = self.scan(0.05)
 
@@ -23,7 +23,7 @@ class Rig:
         self.now += seconds
         if beat:
             self.station = replace(self.station, heartbeat=self.station.heartbeat + 1)
-        self.plc = self.program.scan(encode(self.station) + encode(self.result), self.now)
+        self.plc = self.program.scan(encode(self.station) + encode(self.result) + encode(self.stop), self.now)
         return self.plc
 
     def show(self, seq: int, code: int = Code.PASS, **changes: int) -> str:
@@ -59,6 +59,15 @@ def test_what_stood_there_before_it_synchronised_is_not_taken(rig: Rig) -> None:
     assert not rig.program.booked
     rig.scan()
     assert not rig.program.booked
+
+
+def test_the_line_is_stopped_once_for_each_cause_to_stop(rig: Rig) -> None:
+    for code in (3, 3, 0, 5, 0):
+        rig.stop = Stop(code)
+        rig.scan()
+        assert rig.program.stop_line == code
+    assert rig.program.stops == 2
+    assert rig.show(0) == "PASS", "what is on its way is decided all the same"
 
 
 def test_a_result_is_taken_once(rig: Rig) -> None:
@@ -150,7 +159,7 @@ def test_a_new_sync_drops_what_is_open_and_what_is_shown(rig: Rig) -> None:
 
 
 def test_another_map_is_not_understood_so_nothing_is_accepted(rig: Rig) -> None:
-    rig.station = replace(rig.station, map_version=2)
+    rig.station = replace(rig.station, map_version=MAP_VERSION + 1)
     rig.result = replace(rig.result, toggle=99, verdict=Code.PASS, complement=0xFFFF ^ Code.PASS)
     rig.scan()
     assert not rig.program.booked

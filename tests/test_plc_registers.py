@@ -14,12 +14,14 @@ from line_worker.sink.plc.registers import (
     FROM_PLC,
     RESULT_AT,
     SIZE,
+    STOP_AT,
     TABLE,
     TO_PLC,
     Code,
     Plc,
     Result,
     Station,
+    Stop,
     decode,
     encode,
     fingerprint16,
@@ -72,7 +74,7 @@ def test_every_register_has_one_meaning() -> None:
 
 def test_the_toggle_is_the_last_register_of_a_result_and_of_an_acknowledgement() -> None:
     ends = {row.name: row.offset + row.width for row in TABLE}
-    assert (ends["toggle"], ends["ack_toggle"]) == (TO_PLC.stop, FROM_PLC.stop)
+    assert (ends["toggle"], ends["ack_toggle"]) == (STOP_AT, FROM_PLC.stop)
     assert len(encode(Station())) == RESULT_AT
 
 
@@ -92,6 +94,11 @@ def test_station_round_trip(block: Station) -> None:
 @given(st.builds(Result, U32, U16, U16, U16, U16, F32, F32, U16, U32, text(16), text(32), U16))
 def test_result_round_trip(block: Result) -> None:
     assert decode(Result, encode(block)) == block
+
+
+@given(st.builds(Stop, U16))
+def test_stop_round_trip(block: Stop) -> None:
+    assert decode(Stop, encode(block)) == block
 
 
 @given(st.builds(Plc, U16, U16, U32, U32, U16))

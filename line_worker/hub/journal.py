@@ -198,6 +198,22 @@ class Journal:
         """Return how many rows of this line have which verdict."""
         return dict(self._read("SELECT verdict, n FROM totals WHERE line = ?", (self._line,)))
 
+    def keep(self, name: str, text: str) -> None:
+        """Keep `text` under `name` for this line, in place of what stood there.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        try:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (f"{self._line}:{name}", text))
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot be written ({error}); {name} are not kept") from error
+
+    def kept(self, name: str) -> str:
+        """Return what this line has kept under `name`, "" when that is nothing."""
+        found = self._read("SELECT value FROM meta WHERE key = ?", (f"{self._line}:{name}",))
+        return str(found[0][0]) if found else ""
+
     # ---- outbox -------------------------------------------------------------------------------------------------
 
     def cursor(self, sink: str) -> int:

@@ -20,7 +20,10 @@ import structlog
 from line_worker.config import Config
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.hub.books import Books
+from line_worker.hub.commands import Commands
+from line_worker.hub.control import ControlSocket
 from line_worker.hub.drift import WINDOW, DriftWatch
+from line_worker.hub.guard import Guard
 from line_worker.hub.journal import Journal
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.monitor import Monitor
@@ -61,7 +64,9 @@ class Hub:
         self.drift = DriftWatch(self.workers.bundle, calibration_size(config))
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0
+        self.guard = Guard(config, self.journal)
         self._recover(now)
+        self.control = ControlSocket(config.line.runtime, Commands(self).table)
         self.monitor = Monitor(config.line.metrics)
 
     def _recover(self, now: float) -> None:
@@ -96,6 +101,9 @@ class Hub:
         self._update_station(now)
         if beat:
             self._beat_at = now
+            if not self.books.error:
+                self.guard.settle()
+            self.control.poll(now)
             self._show_state()
             self.monitor.publish(self, now)
 
@@ -112,6 +120,7 @@ class Hub:
             outcome = self.books.outcome(part, now)
             self.outbox.offer(outcome)
             self.drift.take(outcome)
+            self.guard.take(outcome)
             self.monitor.take(outcome, now)
             if outcome.verdict == Verdict.NO_DECISION:
                 log.warning("no decision", key=str(outcome.key), reason=Reason(outcome.reason).name)
@@ -144,10 +153,16 @@ class Hub:
                 open_parts=self.ledger.open_parts,
                 workers=len(self.workers),
                 counts={str(verdict): self.ledger.counts[verdict] for verdict in Verdict},
-                warnings=self.drift.warnings,
+                warnings=self.warnings,
+                stop_line=int(self.guard.alarms.stop_line),
             )
         )
         self.sources.greet()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should look at, in words."""
+        return (*(str(alarm) for alarm in self.guard.alarms), *self.drift.warnings)
 
     def _facts(self) -> Facts:
         return Facts(
@@ -172,6 +187,7 @@ class Hub:
 
     def close(self) -> None:
         """Close sockets (with a bounded flush) and the journal."""
+        self.control.close()
         self.monitor.close()
         self.wire.close(flush_s=0.5)
         self.journal.close()

@@ -196,7 +196,7 @@ class SinkState:
 class HubState:
     """Sent by the hub's main loop at least every 100 ms: a PLC's heartbeat is driven by it and freezes with it.
 
-    `warnings` are for people and change no verdict, such as scores that drift.
+    `warnings` are for people and change no verdict, such as scores that drift; `stop_line` is a StopCause.
     """
 
     KIND: ClassVar[int] = 36
@@ -209,6 +209,7 @@ class HubState:
     workers: int
     counts: dict[str, int]
     warnings: tuple[str, ...] = ()
+    stop_line: int = 0
 
 
 @dataclass(frozen=True, slots=True)

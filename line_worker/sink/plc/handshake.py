@@ -23,7 +23,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from line_worker.sink.plc.registers import Code, Fault, Plc, Result, Station, encode, result_of, withdrawn
+from line_worker.sink.plc.registers import Code, Fault, Plc, Result, Station, Stop, encode, result_of, withdrawn
 from line_worker.sink.recent import RecentKeys
 from line_worker.verdicts import Reason, StationState
 from line_worker.wire.messages import FrameKey, HubState, Outcome
@@ -63,7 +63,7 @@ class Handshake:
         self._heard = False
         self._heartbeat, self._hub_at = 0, float("-inf")
         self._hub: tuple[int, int] | None = None  # the instance and its last beat
-        self._station = Station()
+        self._station, self._stop = Station(), Stop()
         self._queue: deque[_Waiting] = deque()
         self._dropped: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)  # (toggle, seq) of results shown and expired
         self._toggle = 0
@@ -99,6 +99,7 @@ class Handshake:
         self._station = Station(
             state=state.state, workers=min(state.workers, 0xFFFF), open_parts=min(state.open_parts, 0xFFFF)
         )
+        self._stop = Stop(state.stop_line)
 
     # ---- from the PLC -------------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Handshake:
     # ---- what the PLC reads -------------------------------------------------------------------------------------
 
     def words(self, now: float) -> list[int]:
-        """Return the registers of `Station` and `Result` as they are now."""
+        """Return the registers of `Station`, `Result` and `Stop` as they are now."""
         self.tick(now)
         broken = self.fault or (self._hub is not None and not self._alive)
         station = replace(
@@ -184,7 +185,7 @@ class Handshake:
             queued=len(self._queue),
             expired=self.counts["expired"] & 0xFFFF,
         )
-        return encode(station) + self._shown_words
+        return encode(station) + self._shown_words + encode(self._stop)
 
     @property
     def pending(self) -> bool:

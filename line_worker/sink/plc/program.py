@@ -3,7 +3,8 @@
 It rejects by default. A part is accepted only for a result that is new (`toggle`), whose verdict is PASS beside its
 complement, while the station's heartbeat moves and no fault is up, in sequence, and within the part's own window where
 the PLC has triggered the part itself. Everything else is a reject, and so is a part for which nothing comes. Every
-decision is booked.
+decision is booked. The line stands still while `stop_line` says so, which is counted; what comes meanwhile is
+decided all the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from line_worker.sink.plc.registers import MAP_VERSION, RESULT_AT, TO_PLC, Code, Fault, Plc, Result, Station, decode
+from line_worker.sink.plc.registers import (
+    MAP_VERSION,
+    RESULT_AT,
+    STOP_AT,
+    TO_PLC,
+    Code,
+    Fault,
+    Plc,
+    Result,
+    Station,
+    Stop,
+    decode,
+)
 
 HEARTBEAT_S = 0.1  # between two of our own
 STATION_SILENT_S = 1.0
@@ -57,6 +70,7 @@ class PlcProgram:
         self._open: dict[int, float] = {}  # trigger -> when it came
         self.booked: deque[Booking] = deque()
         self.received = self.accepted = 0
+        self.stop_line = self.stops = 0  # why the line stands still, and how often it had to
 
     def trigger(self, now: float) -> int:
         """A part has come: open its window; returns its trigger count, from 1."""
@@ -66,12 +80,13 @@ class PlcProgram:
         return number
 
     def scan(self, words: Sequence[int], now: float) -> Plc:
-        """Take the registers `Station` and `Result`, decide, and return what the PLC writes."""
-        station, result = decode(Station, words[:RESULT_AT]), decode(Result, words[RESULT_AT : TO_PLC.stop])
+        """Take the registers `Station`, `Result` and `Stop`, decide, and return what the PLC writes."""
+        station, result = decode(Station, words[:RESULT_AT]), decode(Result, words[RESULT_AT:STOP_AT])
         if self._station is not None and station.heartbeat != self._station.heartbeat:
             self._station_at = now
         self._station = station
         if station.map_version == MAP_VERSION and station.sync:
+            self._stand_still(decode(Stop, words[STOP_AT : TO_PLC.stop]).stop_line)
             if station.sync != self._plc.sync_echo:
                 self._synchronise(station.sync, result.toggle, now)
             elif result.toggle != self._toggle:
@@ -87,6 +102,10 @@ class PlcProgram:
             self._beat_at = now
             self._plc = replace(self._plc, plc_heartbeat=(self._plc.plc_heartbeat + 1) & 0xFFFF)
         return self._plc
+
+    def _stand_still(self, cause: int) -> None:
+        self.stops += bool(cause and not self.stop_line)
+        self.stop_line = cause
 
     def _synchronise(self, sync: int, toggle: int, now: float) -> None:
         for number in list(self._open):

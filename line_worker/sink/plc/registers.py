@@ -1,13 +1,14 @@
 """The PLC's registers: ONE table, from which encoding, decoding, the printed documentation and the twin derive.
 
-Three blocks of 16-bit Modbus holding registers, each a dataclass whose fields are the table's rows:
+Four blocks of 16-bit Modbus holding registers, each a dataclass whose fields are the table's rows:
 
     Station   offset  0    to the PLC     how the station is
     Result    offset 10    to the PLC     the oldest result that the PLC has not acknowledged
+    Stop      offset 48    to the PLC     whether the line should stand still
     Plc       offset 64    from the PLC   heartbeat, synchronisation, acknowledgement
 
 Numbers of two registers have the high word first; text has the first character in the high byte and ends in zeros.
-Read all of `Station` and `Result` in one request: then a result is never seen half-written.
+Read all three to the PLC in one request: then a result is never seen half-written.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
-from line_worker.verdicts import Reason, StationState
+from line_worker.verdicts import Reason, StationState, StopCause
 from line_worker.wire.messages import Outcome
 
-MAP_VERSION = 1
-BLOCK = TypeVar("BLOCK", bound="Station | Result | Plc")
+MAP_VERSION = 2
+BLOCK = TypeVar("BLOCK", bound="Station | Result | Stop | Plc")
 
 
 class Code(IntEnum):
@@ -97,6 +98,13 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """Whether the line should stand still; changes at any time."""
+
+    stop_line: int = _row(48, "u16", "not 0: stop the line until the operator has re-armed it, see below")
+
+
+@dataclass(frozen=True, slots=True)
 class Plc:
     """What the PLC tells; write it in one request, or `ack_toggle` last."""
 
@@ -107,8 +115,8 @@ class Plc:
     ack_toggle: int = _row(70, "u16", "its `toggle`: this acknowledges")
 
 
-Block = Station | Result | Plc
-_DIRECTIONS: dict[type[Block], str] = {Station: _TO, Result: _TO, Plc: _FROM}
+Block = Station | Result | Stop | Plc
+_DIRECTIONS: dict[type[Block], str] = {Station: _TO, Result: _TO, Stop: _TO, Plc: _FROM}
 
 
 def _rows(block: type[Block]) -> list[Row]:
@@ -120,10 +128,10 @@ def _rows(block: type[Block]) -> list[Row]:
 
 
 TABLE: tuple[Row, ...] = tuple(row for block in _DIRECTIONS for row in _rows(block))
-RESULT_AT = 10
-TO_PLC = range(48)
+RESULT_AT, STOP_AT = 10, 48
+TO_PLC = range(49)
 FROM_PLC = range(64, 71)
-SIZE = FROM_PLC.stop  # registers 48 to 63 are reserved and read as 0
+SIZE = FROM_PLC.stop  # registers 49 to 63 are reserved and read as 0
 
 
 _Layout = tuple[struct.Struct, struct.Struct, tuple[str, ...]]
@@ -216,5 +224,6 @@ def render_table(base: int = 0) -> str:
     states = [f"{state.value} {state.name}" for state in StationState]
     faults = [f"{fault.value} {fault.name}" for fault in Fault]
     reasons = [f"{reason.value} {reason.name}" for reason in Reason]
-    named = {"verdict": codes, "state": states, "fault": faults, "reason16": reasons}
+    stops = [f"{cause.value} {cause.name}" for cause in StopCause]
+    named = {"verdict": codes, "state": states, "fault": faults, "reason16": reasons, "stop_line": stops}
     return "\n".join([*lines, "", *(f"- `{name}`: {', '.join(words)}" for name, words in named.items())])

@@ -79,6 +79,16 @@ class SimulatedPlc:
         """Parts accepted so far."""
         return self._program.accepted
 
+    @property
+    def stops(self) -> int:
+        """How often the station has stopped the line."""
+        return self._program.stops
+
+    @property
+    def stop_line(self) -> int:
+        """Why the line stands still, 0 while it runs."""
+        return self._program.stop_line
+
     def trigger(self) -> int:
         """A part has come; returns its trigger count."""
         with self._lock:

@@ -1,0 +1,20 @@
+"""The tables of line.toml that say when a camera's outcomes stop the line."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from line_worker.config_section import Section
+
+
+class LineRules(Section):
+    """When a camera's outcomes stop the line until the operator acknowledges it; 0 turns a rule off.
+
+    A reject is whatever is not PASS. Every rule begins anew when it has been acknowledged.
+    """
+
+    rejects_in_row: int = Field(default=0, ge=0, le=100_000)
+    undecided_in_row: int = Field(default=0, ge=0, le=100_000)  # NO_DECISION
+    reject_rate: float = Field(default=0.0, ge=0, lt=1)  # more than this share of the last `window` parts
+    window: int = Field(default=100, ge=2, le=100_000)
+    silent_window: int = Field(default=0, ge=0, le=1_000_000)  # so many parts passed without one FAIL

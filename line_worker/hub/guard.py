@@ -1,0 +1,85 @@
+"""What stops the line until somebody looks: follows the outcomes, and keeps its alarms in the journal.
+
+A hub that starts again finds the alarms of the one before it: only the operator's acknowledgement takes them away.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from line_worker.config import Config
+from line_worker.errors import ConfigError, JournalError
+from line_worker.hub.alarms import Alarm, Alarms
+from line_worker.hub.journal import Journal
+from line_worker.hub.rules import RuleWatch
+from line_worker.verdicts import Reason, StopCause, Verdict
+from line_worker.wire.messages import Outcome
+
+log = structlog.get_logger()
+
+KEPT = "alarms"
+
+
+class Guard:
+    """The alarms of one line and the rules that sound them."""
+
+    def __init__(self, config: Config, journal: Journal) -> None:
+        self._journal = journal
+        self._of = {camera.name: camera.rules for camera in config.cameras}
+        self._rules = {camera: RuleWatch(rules) for camera, rules in self._of.items()}
+        self.alarms = Alarms.load(journal.kept(KEPT))
+        self._unsaved = False
+        for alarm in self.alarms:
+            log.error("alarm still stands", what=str(alarm))
+
+    def take(self, outcome: Outcome) -> None:
+        """Take a released outcome; those of a hub that stops say nothing about the line."""
+        watch = self._rules.get(outcome.key.camera)
+        if watch is None or outcome.reason == Reason.SHUTDOWN:
+            return
+        for trip in watch.take(Verdict(outcome.verdict)):
+            self.sound(trip.cause, outcome.key.camera, trip.text)
+
+    def sound(self, cause: StopCause, camera: str, text: str) -> None:
+        """Stop the line for `cause` until it is acknowledged; nothing new where it stands already."""
+        alarm = Alarm(cause, camera, text, time.time())
+        if self.alarms.sound(alarm):
+            self._unsaved = True
+            log.error("the line should stop", what=str(alarm))
+
+    def acknowledge(self, cause: str = "") -> list[Alarm]:
+        """Take away the alarms of `cause`, or all; returns them. The rules of their cameras begin anew.
+
+        Raises:
+            ConfigError: there is no such cause.
+            JournalError: it cannot be written down; the alarms come back with the next hub.
+        """
+        if cause not in ("", *StopCause.__members__):
+            raise ConfigError(f"cause {cause!r}", [f"is unknown; one of: {', '.join(StopCause.__members__)}"])
+        cleared = self.alarms.acknowledge(StopCause[cause] if cause else None)
+        for alarm in cleared:
+            log.info("alarm acknowledged", what=str(alarm))
+            if alarm.camera in self._of:
+                self._rules[alarm.camera] = RuleWatch(self._of[alarm.camera])
+        self._unsaved |= bool(cleared)
+        self.save()
+        return cleared
+
+    def save(self) -> None:
+        """Write the alarms down where they have changed.
+
+        Raises:
+            JournalError: that is not possible now; `settle` tries again.
+        """
+        if self._unsaved:
+            self._journal.keep(KEPT, self.alarms.dump())
+            self._unsaved = False
+
+    def settle(self) -> None:
+        """Write the alarms down, or at the next call: a journal that cannot be written is a FAULT already."""
+        try:
+            self.save()
+        except JournalError as error:
+            log.debug("alarms are not written yet", error=str(error))

@@ -1,0 +1,118 @@
+"""The operator's commands: what they print and how they end, against a control socket that a test answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from line_worker.cli import main
+from line_worker.hub.control import ControlSocket
+
+WELL: dict[str, Any] = {"line": "t", "state": "RUNNING", "cause": "", "stop_line": "NONE", "alarms": [], "warnings": []}
+WELL |= {"bundle": "ab" * 32, "workers": 2, "cameras": {"top": True}, "sinks": {"plc": False}, "open_parts": 1}
+WELL |= {"counts": {"PASS": 7, "FAIL": 1}}
+ALARM = {"cause": "SILENT", "camera": "top", "text": "9 parts passed", "wall": 0.0}
+Run = Callable[..., tuple[int, str]]
+
+
+class Answers:
+    """What the hub of the test says."""
+
+    def __init__(self) -> None:
+        self.status = dict(WELL)
+        self.cleared: list[str] = []
+        self.asked: list[str] = []
+
+    def acknowledge(self, cause: str = "") -> dict[str, Any]:
+        self.asked.append(cause)
+        return {"cleared": self.cleared}
+
+
+@pytest.fixture
+def answers(short_path: Path) -> Iterator[Answers]:
+    said, stop = Answers(), threading.Event()
+    control = ControlSocket(short_path, {"status": lambda: said.status, "acknowledge": said.acknowledge})
+
+    def serve() -> None:
+        while not stop.wait(0.005):
+            control.poll(time.monotonic())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield said
+    stop.set()
+    thread.join()
+    control.close()
+
+
+@pytest.fixture
+def run(short_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    path = short_path / "line.json"
+    line = {"name": "t", "runtime": str(short_path), "data": "data"}
+    camera = {"name": "top", "deadline_ms": 100, "source": {"kind": "synthetic"}}
+    path.write_text(json.dumps({"line": line, "cameras": [camera], "workers": {"bundle": "stub"}}))
+
+    def command(name: str, *more: str) -> tuple[int, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([name, str(path), *more])
+        said = capsys.readouterr()
+        return int(str(ended.value.code)), said.err if ended.value.code == 3 else said.out
+
+    return command
+
+
+def test_status_of_a_line_that_is_well(answers: Answers, run: Run) -> None:
+    code, text = run("status")
+    assert code == 0
+    assert "t: RUNNING" in text
+    assert "bundle abababababab, 2 workers, 1 open parts" in text
+    assert "sink plc: NOT WELL" in text
+    assert "PASS 7, FAIL 1" in text
+    code, text = run("status", "--json")
+    assert code == 0
+    assert next(json.loads(line) for line in text.splitlines() if line.startswith("{")) == {"ok": True, **WELL}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "FAULT", "cause": "journal: disk full"}, "t: FAULT (journal: disk full)"),
+        ({"alarms": [ALARM]}, "ALARM SILENT: camera top: 9 parts passed (line-worker acknowledge)"),
+    ],
+)
+def test_a_line_that_is_not_well_or_was_stopped_ends_with_1(
+    answers: Answers, run: Run, changes: dict[str, Any], words: str
+) -> None:
+    answers.status |= changes
+    code, text = run("status")
+    assert code == 1
+    assert words in text
+
+
+def test_warnings_are_shown_and_change_nothing(answers: Answers, run: Run) -> None:
+    answers.status |= {"warnings": ["camera top: scores drift"]}
+    code, text = run("status")
+    assert code == 0
+    assert "WARNING camera top: scores drift" in text
+
+
+def test_acknowledge_tells_what_was_cleared(answers: Answers, run: Run) -> None:
+    assert run("acknowledge")[1].splitlines()[-1] == "there was nothing to acknowledge"
+    answers.cleared = ["SILENT: camera top: 9 parts passed"]
+    code, text = run("acknowledge", "silent")
+    assert code == 0
+    assert "acknowledged: SILENT: camera top: 9 parts passed" in text
+    assert answers.asked == ["", "silent"]
+
+
+def test_without_a_running_line_the_command_says_so(run: Run) -> None:
+    code, text = run("status")
+    assert code == 3
+    assert "no hub answers there" in text
