@@ -12,6 +12,7 @@
     +-- SourceError            a camera, folder, video or recording cannot be opened or stopped giving frames
     +-- SinkError              a PLC, store or log cannot be reached or written
     +-- JournalError           the hub's journal cannot be opened or written
+    |   +-- JournalDamaged     its file is no journal any more
     +-- RecordingError         a recording cannot be opened, read or written
     +-- AlreadyRunning         another instance holds this line's endpoints
 
@@ -83,6 +84,10 @@ class SinkError(LineWorkerError):
 
 class JournalError(LineWorkerError):
     """The journal cannot be opened or written."""
+
+
+class JournalDamaged(JournalError):
+    """The journal's file is damaged, or is no journal at all."""
 
 
 class RecordingError(LineWorkerError):

@@ -78,6 +78,35 @@ def test_row_10_frozen_camera(tmp_path: Path) -> None:
     assert {state.cause for state in faults} == {"camera camera: gives the same picture"}
 
 
+def test_row_23_a_damaged_journal_is_set_aside(tmp_path: Path) -> None:
+    """A line runs, its journal is damaged while it is down; it starts in FAULT, and passes parts once acknowledged."""
+    source = {**NOISE, "parts": 5, "rate": 20}
+    config = _config(tmp_path, source)
+    Rehearsal(config, tmp_path / "line.log").run()
+    assert _reasons(config) == [Reason.NONE] * 5
+    with config.journal_path.open("r+b") as file:
+        file.write(b"\xa5" * 4096)
+    before = config.journal_path.read_bytes()
+    config = _config(tmp_path, NOISE)
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    said: list[str] = []
+
+    def on_turn() -> None:
+        shown, states = rehearsal.watcher.outcomes, rehearsal.watcher.states
+        if not said and len(states) >= 20:
+            assert {state.state for state in states} == {StationState.FAULT}
+            said.append(_command(config, "acknowledge").stdout)
+        elif said and shown:
+            raise Done
+
+    with pytest.raises(Done):
+        rehearsal.run(on_turn, seconds=60)
+    [aside] = tmp_path.glob("data/journal.sqlite.damaged-*[0-9]")
+    assert aside.read_bytes() == before
+    assert aside.name in said[0]
+    assert _reasons(config)[0] is Reason.NONE
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

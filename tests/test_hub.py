@@ -632,6 +632,42 @@ def test_an_alarm_that_cannot_be_written_now_is_written_later(short_path: Path) 
         rig.until(lambda: "UNDECIDED_IN_ROW" in rig.hub.journal.kept("alarms"))
 
 
+def test_a_damaged_journal_is_a_fault_until_it_is_acknowledged_over_a_restart(rig: Rig) -> None:
+    source, worker = rig.running()
+    source.say(frame(0))
+    worker.say(answer(worker.hears(m.Lease)[0]))
+    assert rig.outcomes(1) == {0: Reason.NONE}
+    rig.hub.close()
+    rig.config.journal_path.write_bytes(b"this is no journal any more" * 1000)
+    rig.restart()
+    rig.restart()
+    rig.watch()
+    rig.until_state(StationState.FAULT)
+    assert "journal.sqlite.damaged-" in rig.hub.station.cause
+    assert rig.beat().stop_line == StopCause.JOURNAL
+    [cleared] = asked(rig, "acknowledge", cause="journal")["cleared"]
+    assert "journal.sqlite.damaged-" in cleared
+    rig.restart()
+    rig.watch()
+    assert rig.beat().stop_line == 0
+    assert rig.hub.station.state is not StationState.FAULT
+
+
+def test_an_epoch_whose_journal_is_lost_must_end(rig: Rig) -> None:
+    source, _ = rig.running()
+    rig.hub.close()
+    rig.config.journal_path.write_bytes(b"this is no journal any more" * 1000)
+    rig.restart()
+    rig.watch()
+    source.heard.clear()
+    source.say(m.SourceHello("cam", EPOCH, 40))
+    [refused] = source.hears(m.Refused)
+    assert refused.old_epoch == EPOCH
+    source.pulse = None
+    source.say(m.SourceHello("cam", EPOCH + 1, 0), frame(0, epoch=EPOCH + 1))
+    rig.until(lambda: rig.hub.ledger.open_parts == 1)
+
+
 def test_parts_that_a_stop_leaves_undecided_stop_no_line(short_path: Path) -> None:
     with rig_with(short_path, rules={"undecided_in_row": 1}) as rig:
         source, worker = rig.running()

@@ -19,6 +19,7 @@ from line_worker.errors import JournalError
 from line_worker.hub.books import OWED_AT_ONCE, Books
 from line_worker.hub.journal import Journal, OpenEpoch
 from line_worker.hub.part import Decision, Part, State
+from line_worker.hub.reopening import open_journal, set_aside
 from line_worker.verdicts import Reason
 from line_worker.wire.messages import Frame, FrameKey, Region
 
@@ -225,6 +226,66 @@ def test_what_is_no_journal_is_refused_with_advice(path: Path, content: bytes | 
     with pytest.raises(JournalError, match=r"cannot be opened.*move the file aside"):
         Journal(path, "l")
     assert content is None or path.read_bytes() == content
+
+
+def damage(path: Path, *, at: int) -> None:
+    """Overwrite a page of the file, as a disk that lies does; SQLite's log is moved into the file first."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xa5" * 4096)
+
+
+@pytest.mark.parametrize("at", [0, 4096, 3 * 4096], ids=["the first page", "the second page", "the fourth page"])
+def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(path: Path, at: int) -> None:
+    with contextlib.closing(Journal(path, "l")) as journal:
+        journal.write([part(seq) for seq in range(40)], {("c", 1): 40}, {})
+    damage(path, at=at)
+    before = path.read_bytes()
+    journal, begun_anew = open_journal(path, "l")
+    with contextlib.closing(journal):
+        assert begun_anew
+        assert (journal.last_row(), journal.open_epochs()) == (0, [])
+        assert journal.write([part(0)], {}, {}) == [1]
+    [name] = set_aside(path)
+    assert name.startswith("journal.sqlite.damaged-2")
+    assert (path.parent / name).read_bytes() == before, "nothing was changed in it"
+
+
+def test_a_sound_journal_is_opened_as_it_is(path: Path) -> None:
+    with contextlib.closing(Journal(path, "l")) as journal:
+        journal.write([part(0)], {("c", 1): 1}, {})
+    journal, begun_anew = open_journal(path, "l")
+    with contextlib.closing(journal):
+        assert not begun_anew
+        assert journal.last_row() == 1
+        journal.check(seconds=0.0)  # it says nothing when its time is over
+    assert set_aside(path) == []
+
+
+def test_what_is_only_unreadable_or_another_version_s_is_not_set_aside(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(JournalError, match="cannot be opened"):
+        open_journal(path, "l")
+    path.rmdir()
+    Journal(path, "l").close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE meta SET value = '99'")
+    with pytest.raises(JournalError, match="another version"):
+        open_journal(path, "l")
+    assert set_aside(path) == []
+
+
+def test_what_is_kept_is_each_line_s_own(journal: Journal, path: Path) -> None:
+    assert journal.kept("alarms") == ""
+    journal.keep("alarms", "one")
+    journal.keep("alarms", "two")
+    with contextlib.closing(Journal(path, "other")) as other:
+        assert other.kept("alarms") == ""
+    assert journal.kept("alarms") == "two"
+    with locked(path), pytest.raises(JournalError, match="alarms are not kept"):
+        journal.keep("alarms", "three")
 
 
 def test_a_failed_write_leaves_nothing_behind(journal: Journal, path: Path) -> None:

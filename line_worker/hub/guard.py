@@ -13,13 +13,14 @@ from line_worker.config import Config
 from line_worker.errors import ConfigError, JournalError
 from line_worker.hub.alarms import Alarm, Alarms
 from line_worker.hub.journal import Journal
+from line_worker.hub.reopening import set_aside
 from line_worker.hub.rules import RuleWatch
 from line_worker.verdicts import Reason, StopCause, Verdict
 from line_worker.wire.messages import Outcome
 
 log = structlog.get_logger()
 
-KEPT = "alarms"
+KEPT, DAMAGED = "alarms", "damaged journals"
 
 
 class Guard:
@@ -33,6 +34,22 @@ class Guard:
         self._unsaved = False
         for alarm in self.alarms:
             log.error("alarm still stands", what=str(alarm))
+        self._tell_of_damage()
+
+    def _tell_of_damage(self) -> None:
+        """Sound an alarm for journals that were set aside since the last time one was sounded."""
+        known, found = self._journal.kept(DAMAGED).split("\n"), set_aside(self._journal.path)
+        new = [name for name in found if name not in known]
+        if new:
+            what = f"it was damaged and is now {', '.join(new)}; a new one was begun"
+            self.sound(StopCause.JOURNAL, "", what)
+            self.save()
+            self._journal.keep(DAMAGED, "\n".join(found))
+
+    @property
+    def journal_error(self) -> str:
+        """Why the journal is not to be trusted until that is acknowledged, "" while it is."""
+        return "; ".join(alarm.text for alarm in self.alarms.standing(StopCause.JOURNAL))
 
     def take(self, outcome: Outcome) -> None:
         """Take a released outcome; those of a hub that stops say nothing about the line."""

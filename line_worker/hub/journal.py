@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from line_worker.errors import JournalError
+from line_worker.errors import JournalDamaged, JournalError
 from line_worker.hub.checkpoint import Checkpointer
 from line_worker.hub.part import Part
 from line_worker.wire.messages import FrameKey, Outcome, Region
@@ -98,7 +98,9 @@ class Journal:
             self._db.execute("PRAGMA wal_autocheckpoint=0")
             self._checkpointer = Checkpointer(path)
         except (OSError, sqlite3.Error) as error:
-            raise JournalError(
+            if hasattr(self, "_db"):
+                self._db.close()
+            raise _kind_of(error)(
                 f"{path}: the journal cannot be opened ({error}); without it no part may pass; "
                 "check the disk and the folder's permissions, or move the file aside to start a new one"
             ) from error
@@ -115,6 +117,26 @@ class Journal:
                 f"{self.path}: written by another version (schema {found}, this one is {SCHEMA_VERSION}); "
                 "nothing was changed; start with a new data folder or the matching version"
             )
+
+    def check(self, seconds: float) -> None:
+        """Read what a hub needs at its start, and as much of the rest as can be checked in `seconds`.
+
+        Raises:
+            JournalDamaged: the file holds what SQLite has not written.
+        """
+        until = time.monotonic() + seconds
+        self._db.set_progress_handler(lambda: time.monotonic() > until, 1000)
+        try:
+            found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise _kind_of(error)(f"{self.path}: cannot be read ({error})") from error
+            found = "ok"  # as far as it was looked at
+        finally:
+            self._db.set_progress_handler(None, 0)
+        if found != "ok":
+            raise JournalDamaged(f"{self.path}: is damaged ({found})")
+        self.open_epochs(), self.totals(), self.last_row()
 
     def close(self) -> None:
         """Close the file."""
@@ -252,7 +274,13 @@ class Journal:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise JournalError(f"{self.path}: cannot be read ({error})") from error
+            raise _kind_of(error)(f"{self.path}: cannot be read ({error})") from error
+
+
+def _kind_of(error: Exception) -> type[JournalError]:
+    """Return the error to raise for one of SQLite's or the system's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the detail in its higher bits
+    return JournalDamaged if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else JournalError
 
 
 def _outcome(found: tuple[Any, ...]) -> Outcome:

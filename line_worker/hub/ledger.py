@@ -230,6 +230,10 @@ class Ledger:
             if not epoch.parts and self._current.get(epoch.camera) not in (None, epoch.epoch):
                 del self.epochs[name]
 
+    def knows(self, camera: str, epoch: int) -> bool:
+        """Whether this epoch of the camera is open, or has parts that are not released."""
+        return (camera, epoch) in self.epochs
+
     def is_settled(self, key: FrameKey) -> bool:
         """Whether the key has been released, by this hub or an earlier one (its source may forget it)."""
         known = self.epochs.get((key.camera, key.epoch))

@@ -24,12 +24,12 @@ from line_worker.hub.commands import Commands
 from line_worker.hub.control import ControlSocket
 from line_worker.hub.drift import WINDOW, DriftWatch
 from line_worker.hub.guard import Guard
-from line_worker.hub.journal import Journal
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.monitor import Monitor
 from line_worker.hub.outbox import Outbox
 from line_worker.hub.part import CameraRules
 from line_worker.hub.peers import Peers
+from line_worker.hub.reopening import open_journal
 from line_worker.hub.sources import Sources
 from line_worker.hub.station import Facts, Station
 from line_worker.hub.workers import PROBE_S, Workers
@@ -48,7 +48,7 @@ class Hub:
 
     def __init__(self, config: Config, now: float) -> None:
         self.instance = int.from_bytes(os.urandom(7), "big")
-        self.journal = Journal(config.journal_path, config.line.name)
+        self.journal, begun_anew = open_journal(config.journal_path, config.line.name)
         self.wire = open_wire(config, "hub")
         self.station = Station()
         waiting = {FRAMES.name: max(camera.window for camera in config.cameras) + 2}  # pictures inside messages
@@ -59,7 +59,7 @@ class Hub:
         self.books = Books(self.journal)
         self.ledger = Ledger(config.line.name, camera_rules(config))
         self.outbox = Outbox(outcomes, self.journal, {s.name: s.kind != "plc" for s in config.sinks})
-        self.sources = Sources(frames, self.ledger, self.outbox)
+        self.sources = Sources(frames, self.ledger, self.outbox, begun_anew=begun_anew)
         self.workers = Workers(work, self.ledger, self.station, active_bundle(config))
         self.drift = DriftWatch(self.workers.bundle, calibration_size(config))
         self.stopping = False
@@ -169,7 +169,7 @@ class Hub:
             stopping=self.stopping,
             workers=len(self.workers),
             sources=len(self.sources.present),
-            journal_error=self.books.error,
+            journal_error=self.books.error or self.guard.journal_error,
             bad_sinks=self.outbox.bad_sinks(),
             missing_sinks=self.outbox.missing_sinks(),
             bad_sources=self.sources.bad(),

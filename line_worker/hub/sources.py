@@ -30,10 +30,13 @@ class SourcePeer:
 
 
 class Sources:
-    """The sources of one line; `present` holds the current one of each camera."""
+    """The sources of one line; `present` holds the current one of each camera.
 
-    def __init__(self, peers: Peers, ledger: Ledger, outbox: Outbox) -> None:
-        self._peers, self._ledger, self._outbox = peers, ledger, outbox
+    A journal that was `begun_anew` does not know what became of an epoch that is under way: a new one is demanded.
+    """
+
+    def __init__(self, peers: Peers, ledger: Ledger, outbox: Outbox, *, begun_anew: bool = False) -> None:
+        self._peers, self._ledger, self._outbox, self._begun_anew = peers, ledger, outbox, begun_anew
         self.present: dict[str, SourcePeer] = {}
         self._done: dict[tuple[str, int], list[int]] = {}
 
@@ -86,6 +89,9 @@ class Sources:
         rival = self.present.get(hello.camera)
         if rival is not None and rival.peer != peer and rival.epoch > hello.epoch:
             self._peers.refuse(peer, f"a newer source of camera {hello.camera!r} is running; stop one of them")
+            return
+        if self._begun_anew and hello.next_seq and not self._ledger.knows(hello.camera, hello.epoch):
+            self._peers.refuse(peer, "the journal of this epoch is lost; begin a new one", old_epoch=hello.epoch)
             return
         if not self._ledger.open_epoch(hello.camera, hello.epoch):
             self._peers.refuse(peer, f"camera {hello.camera!r} is not in this line's configuration")
