@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from line_worker.config import Config, parse
 from line_worker.errors import ConfigError
-from line_worker.hub import run
+from line_worker.hub import flood, ledger, run
 from line_worker.hub.commands import Commands
 from line_worker.hub.drift import DriftWatch
 from line_worker.hub.ledger import MAX_GAP
@@ -470,6 +470,56 @@ def test_a_malformed_announcement_becomes_a_gap(rig: Rig) -> None:
     source.say(frame(1))
     worker.say(answer(worker.hears(m.Lease)[0]))
     assert rig.outcomes(2) == {0: Reason.GAP, 1: Reason.NONE}
+
+
+def test_a_malformed_announcement_that_names_its_part_decides_it(rig: Rig) -> None:
+    source, _ = rig.running()
+    head, body, pixels = m.to_parts(frame(0))
+    source.say_raw(bytes((head[0] + 1, head[1])), body, pixels)
+    source.say_raw(head, body, pixels, b"one part more")
+    assert rig.outcomes(1) == {0: Reason.HEADER}
+    assert rig.hub.turned_away()["malformed"] == 2
+
+
+def test_three_malformed_messages_cut_the_peer_and_no_other(rig: Rig) -> None:
+    source, worker = rig.running()
+    for _ in range(3):
+        worker.say_raw(b"\x01")
+    assert "3 malformed messages" in worker.hears(m.Refused)[0].why
+    worker.heard.clear()
+    worker.say(m.Progress(77, 1))
+    source.say(m.SourceAlive("cam", EPOCH + 1, 0, True, ""))
+    source.hears(m.HubHello)
+    rig.turns(0.1)
+    assert not [hello for hello in worker.got(m.HubHello) if not hello.known], "nobody asks who it is"
+    assert rig.hub.turned_away() == {"malformed": 3, "cut": 1}
+
+
+def test_a_flood_of_headers_is_dropped_and_its_peer_cut(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flood, "RATE", 10.0)
+    monkeypatch.setattr(flood, "BURST", 50.0)
+    monkeypatch.setattr(flood, "EXCESS", 20)
+    source, _ = rig.running()
+    source.pulse = None
+    for seq in range(100):
+        source.say(frame(seq, place="none"))
+        if seq % 10 == 0:
+            rig.turn()
+    assert "it floods" in source.hears(m.Refused)[0].why
+    assert rig.hub.turned_away()["cut"] == 1
+    rig.turns(0.1)
+    booked = sum(epoch.next_seq for epoch in rig.hub.ledger.epochs.values())
+    assert 40 <= booked < 80, "what was taken is booked, what came on top is not"
+
+
+def test_more_unreleased_parts_than_a_source_can_have_are_not_booked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MAX_UNRELEASED", 10)
+    source, _ = rig.running(credits=0)
+    source.say(frame(0), *(frame(seq, place="none") for seq in range(1, 100)))
+    rig.until(lambda: rig.hub.ledger.open_parts == 10)
+    rig.turns(0.1)
+    assert rig.hub.ledger.open_parts == 10
+    assert rig.hub.turned_away()["flood"] > 50
 
 
 def test_a_hub_that_is_killed_continues_where_it_was(rig: Rig) -> None:

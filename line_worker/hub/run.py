@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 
 import structlog
 
@@ -52,7 +53,7 @@ class Hub:
         self.wire = open_wire(config, "hub")
         self.station = Station()
         waiting = {FRAMES.name: max(camera.window for camera in config.cameras) + 2}  # pictures inside messages
-        frames, work, outcomes = (
+        self.peers = frames, work, outcomes = tuple(
             Peers(self.wire.bind(link, waiting.get(link.name, 0)), self.instance, self.station)
             for link in (FRAMES, WORK, OUTCOMES)
         )
@@ -163,6 +164,14 @@ class Hub:
     def warnings(self) -> tuple[str, ...]:
         """What somebody should look at, in words."""
         return (*(str(alarm) for alarm in self.guard.alarms), *self.drift.warnings)
+
+    def turned_away(self) -> Counter[str]:
+        """Return how many messages and connections were not taken, by cause."""
+        denied = self.wire.gate.denials.counts if self.wire.gate else Counter[str]()
+        total = Counter({f"denied: {cause}": count for cause, count in denied.items()})
+        for peers in self.peers:
+            total.update(peers.counts)
+        return total
 
     def _facts(self) -> Facts:
         return Facts(

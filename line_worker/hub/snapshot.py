@@ -67,7 +67,7 @@ def take(hub: Hub, observed: Observed, now: float) -> Snapshot:
         journal_error=hub.books.error,
         sources={camera: source.ready for camera, source in hub.sources.present.items()},
         sinks=hub.outbox.views(),
-        refused={what: n for what, n in ledger.counts.items() if what not in set(Verdict)},
+        refused={what: n for what, n in ledger.counts.items() if what not in set(Verdict)} | hub.turned_away(),
         drift=hub.drift.seen(),
         outcomes=dict(observed.outcomes),
         stages={name: tally.frozen for name, tally in observed.stages.items()},
