@@ -97,11 +97,11 @@ def score(
 
 @app.command()
 def serve(config: ConfigPath) -> int:
-    """Run a whole line on this host until SIGTERM, or until its sources are finished."""
+    """Run a whole line on this host until SIGTERM, or until its sources are finished; SIGHUP reads LINE.TOML again."""
     from line_worker.config import load
     from line_worker.serving import serve as run
 
-    return run(load(config))
+    return run(lambda: load(config))
 
 
 @app.command()
@@ -114,7 +114,7 @@ def record(
     from line_worker.serving import serve as run
     from line_worker.serving import with_recorder
 
-    return run(with_recorder(load(config), out))
+    return run(lambda: with_recorder(load(config), out))
 
 
 @app.command()

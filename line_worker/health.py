@@ -86,6 +86,22 @@ class StopFlag:
         return self.set
 
 
+class ReloadFlag:
+    """Turns true at SIGHUP, until it is taken."""
+
+    def __init__(self) -> None:
+        self._set = False
+        signal.signal(signal.SIGHUP, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._set = True
+
+    def take(self) -> bool:
+        """Return whether the signal has come since the last call."""
+        was, self._set = self._set, False
+        return was
+
+
 def die_with_parent(parent: int) -> None:
     """Ask the kernel to send SIGTERM to this process when its parent, process `parent`, ends, however that happens."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

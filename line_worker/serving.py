@@ -1,31 +1,58 @@
-"""`line-worker serve` and `record`: a whole line on one host, until SIGTERM or until its sources are finished."""
+"""`line-worker serve` and `record`: a whole line on one host, until SIGTERM or until its sources are finished.
+
+SIGHUP reads the configuration again. One with mistakes is refused whole, and the line goes on as it was. A good one is
+applied whole: what is in hand is decided under the old one, in the order of an orderly stop, and the line starts under
+the new one; in between the PLC's heartbeat stands still, so parts reject.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from line_worker.config import Config, RecordSink
 from line_worker.errors import LineWorkerError
-from line_worker.health import Notifier, StopFlag, configure_logging
+from line_worker.health import Notifier, ReloadFlag, StopFlag, configure_logging
 from line_worker.supervisor import Supervisor
 
 log = structlog.get_logger()
 
 
-def serve(config: Config) -> int:
-    """Run the line; returns 0 when every process ended in good order, 3 when its hub cannot start.
+def serve(read: Callable[[], Config]) -> int:
+    """Run the line that `read` describes; returns 0 after an orderly end, 3 when its hub cannot start.
 
     Raises:
+        ConfigError: the configuration cannot be used.
         AlreadyRunning: another instance runs this line.
     """
+    config: Config | None = read()
     configure_logging("serve")
-    stop, notifier = StopFlag(), Notifier()
-    supervisor = Supervisor(config)
-    supervisor.start()
-    was_ready = False
+    stop, reload, notifier = StopFlag(), ReloadFlag(), Notifier()
+    code = 0
+    while config is not None:
+        supervisor = Supervisor(config)
+        supervisor.start()
+        following = _run(supervisor, stop, reload, read, notifier)
+        log.info("line stops", line=config.line.name, sources_finished=supervisor.finished, failed=supervisor.failed)
+        code = supervisor.stop(notifier.alive)
+        if supervisor.failed:
+            code, following = LineWorkerError.exit_code, None
+        config = following
+    notifier.close()
+    return code
+
+
+def _run(
+    supervisor: Supervisor, stop: StopFlag, reload: ReloadFlag, read: Callable[[], Config], notifier: Notifier
+) -> Config | None:
+    """Turn until the line ends; returns the configuration that follows, None when none does."""
+    config, was_ready = supervisor.config, False
     while not (stop or supervisor.finished or supervisor.failed):
         supervisor.turn()
         notifier.alive()
@@ -33,11 +60,48 @@ def serve(config: Config) -> int:
             was_ready = True
             notifier.ready(f"line {config.line.name} is up")
             log.info("line is up", line=config.line.name, processes=len(supervisor.children))
+        if reload.take() and (following := reread(config, read)) is not None:
+            return following
     notifier.stopping()
-    log.info("line stops", line=config.line.name, sources_finished=supervisor.finished, failed=supervisor.failed)
-    code = supervisor.stop()
-    notifier.close()
-    return LineWorkerError.exit_code if supervisor.failed else code
+    return None
+
+
+def reread(config: Config, read: Callable[[], Config]) -> Config | None:
+    """Return the configuration that `read` finds now; None, and the reason in the log, when nothing follows from it."""
+    try:
+        found = read()
+    except LineWorkerError as error:
+        log.error("configuration refused, the line goes on as it was", error=str(error))  # noqa: TRY400 - for people
+        return None
+    changed = differences(config, found)
+    if not changed:
+        log.info("configuration unchanged", sha=_sha(config))
+        return None
+    if found.line.runtime != config.line.runtime or found.line.name != config.line.name:
+        log.error("configuration refused: it is another line's, stop this one first", changed=changed)
+        return None
+    log.warning("configuration applied: the line restarts", changed=changed, old=_sha(config), new=_sha(found))
+    return found
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Name the keys that differ, without their values: some are passwords."""
+    flat_old, flat_new = (_flat(json.loads(config.model_dump_json())) for config in (old, new))
+    return sorted(key for key in flat_old.keys() | flat_new.keys() if flat_old.get(key) != flat_new.get(key))
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = [(f"{name}.{key}".lstrip("."), item) for key, item in value.items()]
+    elif isinstance(value, list):
+        items = [(f"{name}[{number}]", item) for number, item in enumerate(value)]
+    else:
+        return {name: value}
+    return {key: item for inner, part in items for key, item in _flat(part, inner).items()}
+
+
+def _sha(config: Config) -> str:
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
 
 
 def with_recorder(config: Config, out: Path) -> Config:
