@@ -9,6 +9,7 @@
     |   +-- DecodeError        a message is malformed, of an unknown version, or holds an unknown field
     |   +-- FrameError         pixels are not what their header says (carries the NO_DECISION reason)
     |   +-- KeysError          a key is missing, damaged, of another role, or open to others
+    +-- DeviceMemoryError      a batch did not fit into the memory of the device
     +-- SourceError            a camera, folder, video or recording cannot be opened or stopped giving frames
     +-- SinkError              a PLC, store or log cannot be reached or written
     +-- JournalError           the hub's journal cannot be opened or written
@@ -54,6 +55,10 @@ class BundleError(LineWorkerError):
     """A bundle cannot be trusted and is not loaded."""
 
 
+class DeviceMemoryError(LineWorkerError):
+    """A batch did not fit into the memory of the device that computes it."""
+
+
 class WireError(LineWorkerError):
     """Something that travels between processes is wrong."""
 
@@ -83,7 +88,9 @@ class SinkError(LineWorkerError):
 
 
 class JournalError(LineWorkerError):
-    """The journal cannot be opened or written."""
+    """The journal cannot be opened or written; `disk_full` when more room would help."""
+
+    disk_full = False
 
 
 class JournalDamaged(JournalError):

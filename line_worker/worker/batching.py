@@ -52,7 +52,7 @@ class Batcher(Generic[T]):
     """Frames that wait in this worker, by deadline."""
 
     def __init__(self, largest: int, pace: Pace) -> None:
-        self._largest, self._pace = largest, pace
+        self.largest, self._pace = largest, pace
         self._heap: list[tuple[float, int, T]] = []
         self._ticket = 0
 
@@ -75,7 +75,7 @@ class Batcher(Generic[T]):
 
     def take(self, now: float) -> list[T]:
         """Return the batch to compute now, earliest deadline first; empty when nothing waits."""
-        size = min(len(self._heap), self._largest)
+        size = min(len(self._heap), self.largest)
         slack = self._heap[0][0] - now if self._heap else 0.0
         while size > 1 and self._pace.typical(size) > slack:  # a smaller batch may still make the first deadline
             size -= 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from line_worker.config import Workers
+from line_worker.errors import DeviceMemoryError
 from line_worker.verdicts import Reason
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ class Model(Protocol):
         """Return a picture to warm up with."""
 
     def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Finding]:
-        """Inspect a batch; `lap` is called after every stage."""
+        """Inspect a batch; `lap` is called after every stage.
+
+        Raises:
+            DeviceMemoryError: the batch does not fit into the device's memory.
+        """
 
     def pictures(self, image: NDArray[Any], finding: Finding) -> list[tuple[str, bytes]]:
         """Return (name, PNG) of what people want to see of an anomaly."""
@@ -114,8 +119,17 @@ class BundleModel:
         return self._example
 
     def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Inspected]:
-        """Inspect a batch."""
-        return self._inspection.inspect(images, lap)
+        """Inspect a batch; see `Model`."""
+        import torch
+
+        try:
+            return self._inspection.inspect(images, lap)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            torch.cuda.empty_cache()  # nothing without CUDA
+            raise DeviceMemoryError(
+                f"{self.device}: no memory for a batch of {len(images)} ({error}); it is computed in halves once; "
+                "make workers.batch smaller, or the device freer"
+            ) from error
 
     def pictures(self, image: NDArray[Any], finding: Any) -> list[tuple[str, bytes]]:
         """Return the overlay and a crop of each anomalous region, as PNG files."""

@@ -3,7 +3,9 @@
 In come leased frames from the hub; out go results with the time of each stage, and afterwards crops to the store.
 Before it says hello the bundle is verified, its golden images are reproduced on this device, and every batch size is
 warmed up. Pixels are copied and checked as they arrive; batches close by deadline. When the hub restarts or has
-expelled us, we say hello again under a new session. A device error ends the process: the hub leases its frames again.
+expelled us, we say hello again under a new session. A batch that does not fit into the device's memory is computed in
+halves, once, and batches stay that small; the next time, and at any other device error, the process ends: the hub
+leases its frames again, one by one.
 SIGTERM: what is in hand is computed, goodbye, exit 0.
 """
 
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from line_worker.config import Config
-from line_worker.errors import BundleError, DecodeError, FrameError
+from line_worker.errors import BundleError, DecodeError, DeviceMemoryError, FrameError
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_cameras, open_wire
 from line_worker.verdicts import Reason
@@ -78,7 +80,7 @@ class Runner:
         self._reader = FrameReader()
         self._session, self._instance, self._hello_at = 0, 0, 0.0
         self._stall_ms, self._batches, self._progress_at = STALL_MS, 0, 0.0
-        self._nonfinite = 0
+        self._nonfinite, self._halved = 0, False
 
     def warm_up(self) -> None:
         """Compute batches of every size in use twice; the second time is remembered."""
@@ -162,7 +164,7 @@ class Runner:
 
     def _compute(self, batch: list[Job]) -> None:
         start, clock = time.monotonic(), StageClock()
-        findings = self.model.inspect([job.image for job in batch], clock)
+        findings = self._inspect([job.image for job in batch], clock)
         self._pace.took(len(batch), time.monotonic() - start)
         self._batches += 1
         for job, finding in zip(batch, findings, strict=True):
@@ -172,6 +174,21 @@ class Runner:
         for job, finding in zip(batch, findings, strict=True):
             if finding.reason is Reason.ANOMALY:
                 self._crops.offer(job.lease.frame.key, job.image, finding)
+
+    def _inspect(self, images: list[NDArray[Any]], clock: StageClock) -> list[Finding]:
+        """Inspect a batch; the first one that does not fit into the device's memory is inspected in halves."""
+        try:
+            return list(self.model.inspect(images, clock))
+        except DeviceMemoryError as error:
+            if self._halved or len(images) == 1:
+                raise
+            log.warning("device out of memory: smaller batches from now on", batch=len(images), error=str(error))
+            self._halved = True
+            self._largest = self._batcher.largest = (len(images) + 1) // 2
+            return [
+                *self.model.inspect(images[: self._largest], clock),
+                *self.model.inspect(images[self._largest :], clock),
+            ]
 
     def _answer(
         self, lease: m.Lease, reason: Reason, finding: Finding | None = None, stages: dict[str, float] | None = None
