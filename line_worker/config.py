@@ -213,6 +213,7 @@ class LineSection(Section):
     keys: Keys | None = None
     metrics: Loopback = ""  # where /metrics and /health are served; loopback only, they ask nobody who they are
     stop_s: float = Field(default=5.0, ge=0, le=60)  # how long an orderly stop may take
+    ballast_mb: float = Field(default=16.0, ge=0, le=10_000)  # given back when the journal's disk is full; 0: none
 
 
 class Config(Section):

@@ -94,7 +94,7 @@ def test_nothing_leads_back_into_a_decided_part() -> None:
 def test_a_decision_is_made_once(state: State) -> None:
     first = Decision(Reason.GAP, 1.0)
     part = Part(FrameKey("l", "c", 1, 2), 0.0, 1.0, state=state, decision=first, pixels=b"x")
-    assert part.settle(Decision(Reason.POISON, 2.0)) is (state in OPEN)
+    assert part.settle(Decision(Reason.DEADLINE, 2.0)) is (state in OPEN)
     assert (part.decision is first) is (state not in OPEN)
     assert (part.pixels == b"") is (state in OPEN), "pixels go with the decision"
 
@@ -522,7 +522,21 @@ def test_open_keys_of_an_earlier_hub(line: Line) -> None:
     assert line.answer(line.lease())
     assert line.released() == {}
     line.now = 100.5
-    assert line.released() == {4: Reason.RESTART, 6: Reason.NONE, 7: Reason.RESTART, 10: Reason.NONE}
+    shown = line.released()
+    assert shown.pop(5) is not None, "announced again: what stands in the journal is shown, in its turn"
+    assert shown == {4: Reason.RESTART, 6: Reason.NONE, 7: Reason.RESTART, 10: Reason.NONE}
+
+
+def test_decided_keys_of_an_earlier_hub_are_shown_in_order_and_within_their_deadline(line: Line) -> None:
+    line.ledger.restore("c", EPOCH, 10, [], line.now)
+    line.ledger.open_epoch("c", EPOCH)
+    line.announce(6, age_ms=501.0)
+    line.announce(7)
+    line.announce(9)
+    line.announce(8)
+    line.announce(7)
+    assert list(line.released()) == [7, 9], "6 is too old, 8 comes after 9, 7 was shown"
+    assert not any(line.ledger.counts[verdict] for verdict in Verdict), "an earlier hub has counted them"
 
 
 def test_a_frame_announced_again_keeps_its_own_deadline(line: Line) -> None:

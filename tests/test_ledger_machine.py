@@ -203,8 +203,9 @@ class LineMachine(RuleBasedStateMachine):
         assert decision is not None
         assert key.seq >= self.released.get(key.epoch, 0), "in the order of sequence numbers"
         self.released[key.epoch] = key.seq + 1
-        assert self.shown.setdefault(key, decision.reason) in (decision.reason, Reason.JOURNAL), "shown once, or again"
-        if decision.reason is Reason.NONE:
+        reason = decision.reason if part.row else self.disk.rows[key][1]
+        assert self.shown.setdefault(key, reason) in (reason, Reason.JOURNAL), "shown once, or again"
+        if reason is Reason.NONE:
             assert key in self.proven
         if part.row > 0:
             assert self.disk.rows[key] == (part.row, decision.reason), "on disk before it is shown"

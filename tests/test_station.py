@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from line_worker.hub.station import FAULT_AFTER_S, Facts, Station
+from line_worker.hub.station import DARK_S, FAULT_AFTER_S, Facts, Station
 from line_worker.verdicts import StationState as S
 
 WELL = Facts(stopping=False, workers=1, sources=1, journal_error="", bad_sinks=(), bad_sources=())
@@ -65,17 +65,29 @@ def test_a_frozen_camera_is_a_fault_at_once_and_heals_by_itself(station: Clocked
     assert station.see() is S.RUNNING
 
 
-def test_a_camera_without_frames_is_ready_not_running(station: Clocked) -> None:
+def test_when_the_only_camera_goes_dark_its_last_parts_are_decided_and_then_nothing_is_ready(station: Clocked) -> None:
     station.see()
-    assert station.see(bad_sources=("camera top: unplugged",)) is S.READY
+    dark = {"bad_sources": ("camera top: unplugged",)}
+    assert station.see(**dark) is S.RUNNING
+    assert station.see(DARK_S - 0.1, **dark) is S.RUNNING
+    assert station.see(0.1, **dark) is S.DEGRADED
     assert station.station.cause == "camera top: unplugged"
+    assert station.see(FAULT_AFTER_S, **dark) is S.FAULT
+    assert station.see() is S.RUNNING
+    assert station.see(**dark) is S.RUNNING, "the clock starts anew"
+
+
+def test_a_camera_that_is_dark_from_the_start_is_still_in_self_test(station: Clocked) -> None:
+    assert station.see(bad_sources=("camera top: not opened yet",)) is S.SELFTEST
     assert station.see() is S.RUNNING
 
 
 def test_a_camera_without_frames_does_not_stop_the_others(station: Clocked) -> None:
     assert station.see(sources=2, bad_sources=("camera top: unplugged",)) is S.RUNNING
     assert station.station.cause == "camera top: unplugged"
-    assert station.see(sources=2, bad_sources=("camera top: unplugged", "camera side: unplugged")) is S.READY
+    both = ("camera top: unplugged", "camera side: unplugged")
+    assert station.see(sources=2, bad_sources=both) is S.RUNNING
+    assert station.see(DARK_S, sources=2, bad_sources=both) is S.DEGRADED
 
 
 def test_a_durable_sink_must_be_there_at_the_start_and_may_be_away_later(station: Clocked) -> None:
@@ -103,4 +115,5 @@ def test_only_a_station_without_any_trouble_may_pass() -> None:
         station = Station()
         station.update(WELL, 0.0)
         station.update(facts, 10.0)
+        station.update(facts, 10.0 + DARK_S)
         assert station.may_pass is (facts == WELL), facts

@@ -1,19 +1,21 @@
 """What the hub writes before it shows anything, and what follows when it cannot write.
 
-A part whose row cannot be written is NO_DECISION(JOURNAL), whatever was decided, and is shown as such at once; its row
-follows as soon as the journal takes it, so that the books balance again. Announcements and cursors alone are written
-once a beat: a hub that is killed in between hears them again, from sources that announce their window once more and
-sinks that get a few rows twice.
+When the disk is full the ballast makes room, once. A part whose row cannot be written even so is NO_DECISION(JOURNAL),
+whatever was decided, and is shown as such at once; its row follows as soon as the journal takes it, so that the books
+balance again. Announcements and cursors alone are written once a beat: a hub that is killed in between hears them
+again, from sources that announce their window once more and sinks that get a few rows twice.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 
 import structlog
 
 from line_worker.errors import JournalError
+from line_worker.hub.ballast import Ballast
 from line_worker.hub.journal import Journal
 from line_worker.hub.part import Decision, Part
 from line_worker.verdicts import Reason
@@ -28,8 +30,8 @@ OWED_AT_ONCE = 500
 class Books:
     """The journal as the hub's loop uses it. `error` is why it cannot be written, "" while it can."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, ballast: Ballast | None = None) -> None:
+        self._journal, self._ballast = journal, ballast
         self.error = ""
         self.newest_row = journal.last_row()
         self._owed: deque[Part] = deque(maxlen=OWED)
@@ -55,7 +57,7 @@ class Books:
         if not (parts or owed or (beat and (self._announced or self._cursors))):
             return []
         try:
-            rows = self._journal.write([*owed, *parts], self._announced, self._cursors)
+            rows = self._write([*owed, *parts])
         except JournalError as error:
             self._failed(error, parts)
             return [-1] * len(parts)
@@ -67,8 +69,8 @@ class Books:
         """Return what sinks are shown; where an earlier hub has decided the key, its outcome stands."""
         stored = self._journal.find(part.key) if part.row == 0 else None
         if stored is not None:
-            log.warning("outcome stands already", key=str(part.key))
-            return stored
+            log.info("outcome stands already", key=str(part.key))
+            return replace(stored, left_ms=(part.due - now) * 1000)
         decision, frame = part.decision, part.frame
         assert decision is not None
         return Outcome(
@@ -90,6 +92,14 @@ class Books:
             stages=decision.stages,
             p_value=decision.p_value,
         )
+
+    def _write(self, parts: list[Part]) -> list[int]:
+        try:
+            return self._journal.write(parts, self._announced, self._cursors)
+        except JournalError as error:
+            if not error.disk_full or self._ballast is None or not self._ballast.release():
+                raise
+        return self._journal.write(parts, self._announced, self._cursors)
 
     def _failed(self, error: JournalError, parts: list[Part]) -> None:
         if not self.error:

@@ -196,7 +196,7 @@ class Journal:
         except sqlite3.Error as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise JournalError(f"{self.path}: cannot be written ({error}); no part may pass until it can") from error
+            raise _not_written(self.path, error) from error
         return rows
 
     def _insert(self, part: Part, wall: float) -> int:
@@ -281,6 +281,12 @@ def _kind_of(error: Exception) -> type[JournalError]:
     """Return the error to raise for one of SQLite's or the system's."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the detail in its higher bits
     return JournalDamaged if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else JournalError
+
+
+def _not_written(path: Path, error: sqlite3.Error) -> JournalError:
+    failure = JournalError(f"{path}: cannot be written ({error}); no part may pass until it can")
+    failure.disk_full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return failure
 
 
 def _outcome(found: tuple[Any, ...]) -> Outcome:

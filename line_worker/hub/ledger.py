@@ -40,6 +40,7 @@ class Ledger:
         self._waiting: list[tuple[float, int, int, Part]] = []  # by deadline, then order of arrival
         self._due: list[tuple[float, int, Part]] = []
         self._decided: list[Part] = []
+        self._stands: list[Part] = []  # decided by an earlier hub, announced again within their deadline
         self._announced: dict[tuple[str, int], int] = {}
         self._ticket = 0
         self._leases = Leases()
@@ -52,11 +53,14 @@ class Ledger:
         """Take over an epoch from the journal of an earlier hub: `holes` below `next_seq` were open when it died.
 
         `last` is its newest picture, see `Epoch.last`.
+
+        The last decided ones may not have been shown to anybody: they are once their source announces them again.
         """
         if camera not in self.cameras:
             return
         first = holes[0] if holes else next_seq
-        known = Epoch(self.line, camera, epoch, next_seq, first, before=set(range(first, next_seq)) - set(holes))
+        before = set(range(max(0, min(first, next_seq - MAX_GAP)), next_seq)) - set(holes)
+        known = Epoch(self.line, camera, epoch, next_seq, first, before=before)
         known.last = last
         self.epochs[known.name] = known
         due = now + self.cameras[camera].deadline_s
@@ -111,17 +115,37 @@ class Ledger:
         if part is not None and part.frame is None and part.open:  # open since an earlier hub died
             self._fill(epoch, part, frame, pixels, now)
             return
+        if part is None and frame.key.seq in epoch.before:
+            self._show_again(epoch, frame, now)
+            return
         self.counts["duplicate"] += 1
         if part is not None and part.frame is not None and part.frame.checksum != frame.checksum:
             self.counts["id_conflict"] += 1
             self._settle(part, Reason.ID_CONFLICT, now)
 
+    def _show_again(self, epoch: Epoch, frame: Frame, now: float) -> None:
+        """Show in its turn what stands in the journal: its source has not heard of it, so perhaps no sink has."""
+        part = Part(frame.key, *self._times(frame, now), frame=frame, state=State.RECORDED)
+        part.decision = Decision(Reason.RESTART, now)  # what stands in the journal is shown instead
+        if part.due <= now or frame.key.seq < epoch.shown:
+            return
+        if frame.key.seq >= epoch.released:
+            epoch.before.discard(frame.key.seq)
+            epoch.parts[frame.key.seq] = part
+        else:
+            epoch.shown = frame.key.seq + 1
+            self._stands.append(part)
+
+    def _times(self, frame: Frame, now: float) -> tuple[float, float]:
+        """Return the part's t0 and when it is due."""
+        t0 = now - max(0.0, frame.age_ms) / 1000
+        return t0, t0 + min(frame.deadline_ms / 1000, self.cameras[frame.key.camera].deadline_s)
+
     def _fill(self, epoch: Epoch, part: Part, frame: Frame, pixels: bytes, now: float) -> None:
         """Give `part` its picture and its deadline; settle at once what its header already decides."""
         rules = self.cameras[part.key.camera]
         part.frame, part.pixels = (replace(frame, pixels=b"") if frame.pixels else frame), pixels
-        part.t0 = now - max(0.0, frame.age_ms) / 1000
-        part.due = part.t0 + min(frame.deadline_ms / 1000, rules.deadline_s)
+        part.t0, part.due = self._times(frame, now)
         self._add(epoch, part)
         reason = header_problem(frame, len(pixels), rules.frame_bytes)
         if reason is Reason.NONE and epoch.see(part.key.seq, frame.checksum) and not rules.repeats:
@@ -170,7 +194,7 @@ class Ledger:
         return True
 
     def lose(self, session: int, now: float, *, blame: bool = True) -> list[Part]:
-        """A worker is gone: its parts wait again, or are poison. Returns the poisoned ones.
+        """A worker is gone: its parts wait again, or are poison. Returns the poisoned ones, with their pixels.
 
         `blame` counts the loss against the parts it held; one that left in good order proves nothing about them.
         """
@@ -222,6 +246,8 @@ class Ledger:
 
     def release(self) -> Iterator[Part]:
         """Yield recorded parts in sequence order, epoch by epoch; they are forgotten."""
+        stands, self._stands = self._stands, []
+        yield from stands
         for name, epoch in list(self.epochs.items()):
             while (part := epoch.next_released()) is not None:
                 assert part.decision is not None

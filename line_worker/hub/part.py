@@ -101,10 +101,12 @@ class Part:
         return True
 
     def settle(self, decision: Decision, event: Event = Event.SETTLE) -> bool:
-        """Decide; False when that has already happened. Its pixels are let go."""
+        """Decide; False when that has already happened. Its pixels are let go, unless they are poison: see `lose`."""
         if not self.on(event):
             return False
-        self.decision, self.lease, self.session, self.pixels = decision, 0, 0, b""
+        self.decision, self.lease, self.session = decision, 0, 0
+        if decision.reason is not Reason.POISON:
+            self.pixels = b""
         return True
 
     @property
@@ -126,6 +128,7 @@ class Epoch:
     before: set[int] = field(default_factory=set)  # recorded by an earlier hub, not to be decided again
     last: tuple[int, int] = (-1, 0)  # the newest picture: its sequence number and checksum, (-1, 0) before the first
     frozen: int = 0  # pictures in a row that were the same as the one before
+    shown: int = 0  # smaller sequence numbers are not shown any more
 
     @property
     def name(self) -> tuple[str, int]:
@@ -160,6 +163,7 @@ class Epoch:
             return None
         del self.parts[self.released]
         self.released += 1
+        self.shown = self.released
         while self.released in self.before:
             self.before.discard(self.released)
             self.released += 1

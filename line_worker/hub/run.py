@@ -20,6 +20,7 @@ import structlog
 
 from line_worker.config import Config
 from line_worker.health import Notifier, StopFlag, only_one
+from line_worker.hub.ballast import Ballast
 from line_worker.hub.books import Books
 from line_worker.hub.commands import Commands
 from line_worker.hub.control import ControlSocket
@@ -30,6 +31,7 @@ from line_worker.hub.monitor import Monitor
 from line_worker.hub.outbox import Outbox
 from line_worker.hub.part import CameraRules
 from line_worker.hub.peers import Peers
+from line_worker.hub.quarantine import Quarantine
 from line_worker.hub.reopening import open_journal
 from line_worker.hub.sources import Sources
 from line_worker.hub.station import Facts, Station
@@ -57,11 +59,14 @@ class Hub:
             Peers(self.wire.bind(link, waiting.get(link.name, 0)), self.instance, self.station)
             for link in (FRAMES, WORK, OUTCOMES)
         )
-        self.books = Books(self.journal)
+        ballast = Ballast(config.journal_path.with_name("ballast"), int(config.line.ballast_mb * 1e6))
+        ballast.lay()
+        self.books = Books(self.journal, ballast)
         self.ledger = Ledger(config.line.name, camera_rules(config))
         self.outbox = Outbox(outcomes, self.journal, {s.name: s.kind != "plc" for s in config.sinks})
         self.sources = Sources(frames, self.ledger, self.outbox, begun_anew=begun_anew)
-        self.workers = Workers(work, self.ledger, self.station, active_bundle(config))
+        quarantine = Quarantine(config.line.data / "quarantine")
+        self.workers = Workers(work, self.ledger, self.station, active_bundle(config), quarantine)
         self.drift = DriftWatch(self.workers.bundle, calibration_size(config))
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0

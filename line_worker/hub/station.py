@@ -3,8 +3,9 @@
     SELFTEST -> READY -> RUNNING -> DEGRADED / FAULT -> STOPPED      (OPC 40100: Preoperational, Ready,
                                                                      ContinuousExecution, Error, Halted)
 
-Only RUNNING may pass parts. READY waits for a source; DEGRADED has lost all workers or a real-time sink a moment
-ago; it turns into FAULT after 5 s, and heals by itself when they return. A frozen camera is a FAULT until it gives
+Only RUNNING may pass parts. READY waits for a source; DEGRADED has lost all workers, a real-time sink or the frames of
+all cameras a moment ago; it turns into FAULT after 5 s, and heals by itself when they return. Parts that were
+photographed before the last camera went dark get a little time to be decided. A frozen camera is a FAULT until it gives
 another picture: whatever it gave in between was refused part by part.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from line_worker.verdicts import StationState
 
 FAULT_AFTER_S = 5.0
+DARK_S = 0.8  # within a second of the last camera's failure the station is not ready any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Station:
     def __init__(self) -> None:
         self.state, self.cause = StationState.SELFTEST, "starting"
         self._trouble_since: float | None = None
+        self._dark_since: float | None = None
 
     @property
     def may_pass(self) -> bool:
@@ -52,7 +55,7 @@ class Station:
             self.state, self.cause = StationState.FAULT, f"journal: {facts.journal_error}"
         elif facts.frozen:
             self.state, self.cause = StationState.FAULT, "; ".join(facts.frozen)
-        elif trouble := self._trouble(facts):
+        elif trouble := self._trouble(facts) or self._dark(facts, now):
             self._in_trouble(trouble, now)
         else:
             self._well(facts)
@@ -64,6 +67,16 @@ class Station:
         if self.state is StationState.SELFTEST and facts.missing_sinks:
             return "; ".join(facts.missing_sinks)
         return "; ".join(facts.bad_sinks)
+
+    def _dark(self, facts: Facts, now: float) -> str:
+        """Return why no camera gives frames, once that has lasted."""
+        if not facts.bad_sources or facts.sources > len(facts.bad_sources):
+            self._dark_since = None
+            return ""
+        if self._dark_since is None:
+            self._dark_since = now
+        spared = self.state is StationState.RUNNING and now - self._dark_since < DARK_S
+        return "" if spared else "; ".join(facts.bad_sources)
 
     def _in_trouble(self, trouble: str, now: float) -> None:
         self.cause = trouble
@@ -77,8 +90,7 @@ class Station:
 
     def _well(self, facts: Facts) -> None:
         self._trouble_since = None
-        trouble = "; ".join(facts.bad_sources)
-        if facts.sources <= len(facts.bad_sources):
-            self.state, self.cause = StationState.READY, trouble or "no source has announced itself"
+        if not facts.sources:
+            self.state, self.cause = StationState.READY, "no source has announced itself"
         else:  # a camera that gives no frames does not stop the others
-            self.state, self.cause = StationState.RUNNING, trouble
+            self.state, self.cause = StationState.RUNNING, "; ".join(facts.bad_sources)

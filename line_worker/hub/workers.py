@@ -7,6 +7,7 @@ import structlog
 from line_worker.hub.dispatch import Dispatcher, Seat
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.peers import Peers
+from line_worker.hub.quarantine import Quarantine
 from line_worker.hub.station import Station
 from line_worker.wire import messages as m
 
@@ -18,8 +19,9 @@ PROBE_S = 0.02  # how often a worker that holds parts is probed: a killed one is
 class Workers:
     """The workers of one line. `bundle` is the only one whose results count."""
 
-    def __init__(self, peers: Peers, ledger: Ledger, station: Station, bundle: str) -> None:
+    def __init__(self, peers: Peers, ledger: Ledger, station: Station, bundle: str, quarantine: Quarantine) -> None:
         self._peers, self._ledger, self._station, self.bundle = peers, ledger, station, bundle
+        self._quarantine = quarantine
         self._dispatcher = Dispatcher()
         self._probe_at = 0.0
 
@@ -108,4 +110,5 @@ class Workers:
         held = [str(part.key) for part in seat.holds.values()]
         (log.warning if blame else log.info)("worker lost", worker=seat.worker, why=why, held=held)
         for part in self._ledger.lose(session, now, blame=blame):
-            log.error("poisonous part", key=str(part.key))
+            log.error("poisonous part", key=str(part.key), kept_in=str(self._quarantine.folder))
+            self._quarantine.keep(part)
