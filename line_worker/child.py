@@ -65,11 +65,14 @@ class Child:
         self.process.wait()
 
 
-def children_of(config: Config, path: Path) -> list[Child]:
-    """Return the children of the line, none of them started; they read their configuration from `path`."""
+ROLE_MODULE = "line_worker.role"
+
+
+def children_of(config: Config, path: Path, module: str = ROLE_MODULE) -> list[Child]:
+    """Return the children of the line, none of them started; `module` runs a role with the configuration at `path`."""
 
     def child(role: str, name: str = "") -> Child:
-        argv = [sys.executable, "-m", "line_worker.role", str(path), role, *([name] if name else []), *_parent()]
+        argv = [sys.executable, "-m", module, str(path), role, *([name] if name else []), *_parent()]
         return Child(role, f"{role}-{name}" if name else role, argv)
 
     twins = [_simulated_plc(sink, config) for sink in config.sinks if isinstance(sink, PlcSink) and sink.simulate]

@@ -22,7 +22,7 @@ from typing import IO
 
 import structlog
 
-from line_worker.child import BACKOFF_S, Child, children_of
+from line_worker.child import BACKOFF_S, ROLE_MODULE, Child, children_of
 from line_worker.config import Config
 from line_worker.errors import LineWorkerError
 from line_worker.health import only_one
@@ -41,12 +41,13 @@ ORDER = ("source", "hub", "worker", "sink", "twin")  # of stopping
 class Supervisor:
     """The children of one line. `start` and `stop` frame any number of `turn`s.
 
-    `log_path` collects the children's standard error; None lets it through.
+    `log_path` collects the children's standard error; None lets it through. `module` is what runs a role.
     """
 
     config: Config
     log_path: Path | None = None
     without: tuple[str, ...] = ()  # roles left to somebody else
+    module: str = ROLE_MODULE
     children: list[Child] = field(default_factory=list)
     failed: str = ""
     _socket: socket.socket | None = None
@@ -68,7 +69,9 @@ class Supervisor:
             self._log = self._lock.enter_context(self.log_path.open("ab"))
         path = runtime / "config.json"
         _write_private(path, self.config.model_dump_json(indent=2))
-        self.children = [child for child in children_of(self.config, path) if child.role not in self.without]
+        self.children = [
+            child for child in children_of(self.config, path, self.module) if child.role not in self.without
+        ]
         for child in reversed(self.children):
             if child.role != "source" or sources:
                 self._launch(child)
