@@ -119,7 +119,7 @@ def test_every_problem_is_named_at_once() -> None:
         (
             "line.nmae",
             "x",
-            "line.nmae: unknown key; did you mean 'name'? (allowed: name, runtime, data, tcp, keys, metrics, stop_s)",
+            "line.nmae: unknown key; did you mean 'name'? (allowed: name, runtime, data, tcp, keys, metrics,",
         ),
         ("camera", [], "camera: unknown key; did you mean 'cameras'? (allowed: line, cameras, workers, sinks)"),
         ("cameras.0.source.pth", 1, "cameras[1].source.pth: unknown key; did you mean 'path'? (allowed: kind, path,"),

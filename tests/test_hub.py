@@ -235,7 +235,7 @@ def test_nothing_passes_before_the_station_runs(rig: Rig) -> None:
     source = rig.peer(FRAMES, "source")
     source.pulse = m.SourceAlive("cam", EPOCH, 0, False, "no picture yet")
     source.say(m.SourceHello("cam", EPOCH, 0), source.pulse)
-    rig.until_state(StationState.READY)
+    rig.until(lambda: "no picture yet" in rig.hub.station.cause)
     source.say(frame(0))
     worker.say(answer(worker.hears(m.Lease)[0]))
     assert rig.outcomes(1) == {0: Reason.NOT_RUNNING}
