@@ -77,24 +77,29 @@ def border_ring(height: int, width: int) -> NDArray[np.bool_]:
     return ring
 
 
-def fit_background(image: Image | Plane) -> Plane:
+def fit_background(image: Image | Plane, covered: NDArray[np.bool_] | None = None) -> Plane:
     """Fit a quadratic surface to the background of a small image (h, w) or (h, w, C) in gray levels; return (C, 6).
 
     Fits the border ring first, so that a large part cannot bend the surface, then the whole frame; each time the pixels
-    within three robust sigmas of the surface are the ones to fit next.
+    within three robust sigmas of the surface are the ones to fit next. Where it is known what the part has `covered`,
+    (h, w), all else is fitted from the start, which also holds on a pattern of dark and bright.
     """
     height, width = image.shape[:2]
     values = image.reshape(height * width, -1).astype(np.float32)
     terms, ring = _terms(height, width), border_ring(height, width).reshape(-1)
-    away = np.abs(values - np.median(values[ring], 0)).max(1)
-    use = ring & (away < max(20.0, 3 * 1.4826 * float(np.median(away[ring]))))
+    bare = np.ones_like(ring) if covered is None else ~covered.reshape(-1)
+    if covered is None or bare.sum() < FIT_PIXELS_MIN:
+        away = np.abs(values - np.median(values[ring], 0)).max(1)
+        use = ring & (away < max(20.0, 3 * 1.4826 * float(np.median(away[ring]))))
+    else:
+        ring = use = bare
     for step in range(RING_FITS + FRAME_FITS):
         if use.sum() < FIT_PIXELS_MIN:
             use = ring
         surface = _least_squares(terms[use], values[use])
         residual = np.abs(values - terms @ surface).max(1)
         near = residual < 3 * (1.4826 * float(np.median(residual[use])) + 0.5)
-        use = near & ring if step + 1 < RING_FITS else near
+        use = near & (ring if step + 1 < RING_FITS else bare)
     return np.ascontiguousarray(surface.T, np.float32)
 
 

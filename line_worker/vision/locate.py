@@ -1,12 +1,15 @@
 """Where the part is: what differs from the fitted background, without its shadow, in one piece.
 
-Nothing here knows what the part looks like, and no labels are needed. `full` is for texture that fills the frame: there
-is no part to find. Geometry is in pixels of the image as given, pixel centres at whole numbers (OpenCV's convention).
+With `background` nothing here knows what the part looks like, and no labels are needed. With `head` a trained network
+says which pixels are part, and its answer takes the place of the thresholded deviation. `full` is for texture that
+fills the frame: there is no part to find. Geometry is in pixels of the image as given, pixel centres at whole numbers
+(OpenCV's convention).
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import cv2
@@ -27,7 +30,8 @@ from line_worker.vision.background import (
 )
 
 Mask = NDArray[np.uint8]
-Method = Literal["background", "full"]
+Method = Literal["background", "head", "full"]
+Segment = Callable[[Image | Plane], Plane]  # gray levels (h, w[, C]) -> chance that a pixel is part, (h, w) in 0..1
 
 LOCATE_SIDE = 256  # long side used for locating
 COARSE = 0.75  # the coarse mask is where the deviation exceeds this share of Otsu's threshold
@@ -37,6 +41,7 @@ AREA_MIN, AREA_MAX = 0.002, 0.75  # of the frame
 SHARE_MIN = 0.60  # the largest blob's share of all foreground
 CORE_MIN = 0.3  # what is left without the shadow must be this share of the blob, or the shadow test is not trusted
 EDGE_MIN = 0.08  # gradient (deviation per pixel) that a shadow does not have
+THRESHOLD_MIN = 0.02  # deviation, where a network finds parts that hardly differ from their background
 
 
 class Located(NamedTuple):
@@ -45,7 +50,8 @@ class Located(NamedTuple):
     found: whether there is a part that can be posed; when not, `why` says why not and the geometry is zero.
     shape: (H, W) of the image. scale: map pixels per image pixel. surface: float32 (C, 6), background in gray levels.
     mask: uint8 (h, w), 1 on the part and about one map pixel around it. signed, deviation: float32 (h, w), distance
-    from the background in units of it. threshold: deviation that separates the part from its shadow.
+    from the background in units of it. threshold: deviation that separates the part from its shadow. soft: float32
+    (h, w), the chance of each map pixel to be part, when a network says so.
     centre: (x, y), area: both in image pixels.
     angle: of the long axis, radians. elongation: long over short axis of the ellipse with the part's moments.
     """
@@ -63,18 +69,22 @@ class Located(NamedTuple):
     angle: float = 0.0
     elongation: float = 1.0
     area: float = 0.0
+    soft: Plane | None = None
 
 
-def locate(image: Image, method: Method = "background", white: float | None = None) -> Located:
+def locate(
+    image: Image, method: Method = "background", white: float | None = None, segment: Segment | None = None
+) -> Located:
     """Find the part in `image`: uint8 or uint16, (H, W) or (H, W, 3). `white` is full scale, by default the type's.
 
-    A picture without one separate part on a plain background is not an error: `found` is False then.
+    `segment` is the network that `head` needs. A picture without one separate part is not an error: `found` is False
+    then.
     """
     white = float(np.iinfo(image.dtype).max) if white is None else white
     small, scale = shrink(image, LOCATE_SIDE)
     if method == "full":
         return whole_frame(image, scale, small.shape[:2])
-    return locate_small(levels(small, white), scale, (image.shape[0], image.shape[1]))
+    return locate_small(levels(small, white), scale, (image.shape[0], image.shape[1]), segment)
 
 
 def whole_frame(image: Image, scale: float, size: tuple[int, ...]) -> Located:
@@ -88,8 +98,10 @@ def whole_frame(image: Image, scale: float, size: tuple[int, ...]) -> Located:
     return Located(True, "", (height, width), scale, surface, mask, zero, zero, centre=centre, area=height * width)
 
 
-def locate_small(small: Image | Plane, scale: float, shape: tuple[int, int]) -> Located:
+def locate_small(small: Image | Plane, scale: float, shape: tuple[int, int], segment: Segment | None = None) -> Located:
     """Find the part in an image already scaled by `scale` to LOCATE_SIDE, in gray levels; `shape` is the original's."""
+    if segment is not None:
+        return segmented(small, scale, shape, segment)
     surface = fit_background(shrink(small, FIT_SIDE)[0])
     signed, away = deviation(cv2.GaussianBlur(small, (0, 0), 0.7), surface)
     empty = Located(False, "", shape, scale, surface, np.zeros(away.shape, np.uint8), signed, away)
@@ -106,6 +118,25 @@ def locate_small(small: Image | Plane, scale: float, shape: tuple[int, int]) -> 
     return _measured(empty._replace(found=True, threshold=threshold, mask=mask))
 
 
+def segmented(small: Image | Plane, scale: float, shape: tuple[int, int], segment: Segment) -> Located:
+    """Find the part as `locate_small` does, but where `segment` sees it."""
+    soft = segment(small)
+    blob, of_all = largest((soft > 0.5).astype(np.uint8))
+    near = cv2.dilate(blob, _disc(5))
+    surface = fit_background(shrink(small, FIT_SIDE)[0], shrink(near.astype(np.float32), FIT_SIDE)[0] > 0)
+    signed, away = deviation(cv2.GaussianBlur(small, (0, 0), 0.7), surface)
+    empty = Located(False, "", shape, scale, surface, np.zeros_like(blob), signed, away)
+    share = float(blob.mean())
+    if share <= AREA_MIN:
+        return empty._replace(why="nothing looks like the part")
+    if share >= AREA_MAX:
+        return empty._replace(why=f"what looks like the part fills {share:.1%} of the frame")
+    if of_all < SHARE_MIN:
+        return empty._replace(why="several things look like the part")
+    threshold = max(THRESHOLD_MIN, _otsu(_quantised(away[near > 0])))
+    return _measured(empty._replace(found=True, mask=blob, threshold=threshold, soft=soft * near))
+
+
 def _contrast(away: Plane) -> tuple[float, str]:
     """Return Otsu's threshold on the deviation and why it cannot be used ("" when it can)."""
     noise = 1.4826 * float(np.median(away[border_ring(*away.shape)])) + 2e-3
@@ -120,7 +151,7 @@ def _blob(away: Plane, threshold: float) -> tuple[Mask, str]:
     outline = np.concatenate([coarse[0], coarse[-1], coarse[:, 0], coarse[:, -1]])
     if outline.mean() > OUTLINE_MAX:
         return coarse, "the frame's border does not show the background"
-    blob, share = _largest(coarse)
+    blob, share = largest(coarse)
     if share < SHARE_MIN:
         return coarse, "several things stand out from the background"
     return blob, ""
@@ -141,7 +172,7 @@ def _without_shadow(blob: Mask, signed: Plane, away: Plane, coarse_threshold: fl
         edge = max(edge, 1.5 * float(np.partition(outside, k)[k]))
     part = ((away > threshold) | (steep > edge) | (signed > COARSE * coarse_threshold)) & inside
     core = _filled(cv2.morphologyEx(part.astype(np.uint8), cv2.MORPH_CLOSE, _disc(3)))
-    core, _ = _largest(cv2.morphologyEx(core, cv2.MORPH_OPEN, _disc(3)))
+    core, _ = largest(cv2.morphologyEx(core, cv2.MORPH_OPEN, _disc(3)))
     return threshold, core if core.sum() > CORE_MIN * blob.sum() else blob
 
 
@@ -173,16 +204,16 @@ def _otsu(values: Mask) -> float:
     return float(cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]) / 200
 
 
-def _largest(mask: Mask) -> tuple[Mask, float]:
+def largest(mask: Mask) -> tuple[Mask, float]:
     """Return the largest outer contour, filled, and its share of all filled area (0 when there is none)."""
     contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     filled = np.zeros_like(mask)
     if not contours:
         return filled, 0.0
     areas = np.array([cv2.contourArea(c) + len(c) / 2 + 1 for c in contours])
-    largest = int(np.argmax(areas))
-    cv2.drawContours(filled, contours, largest, 1, -1)
-    return filled, float(areas[largest] / areas.sum())
+    k = int(np.argmax(areas))
+    cv2.drawContours(filled, contours, k, 1, -1)
+    return filled, float(areas[k] / areas.sum())
 
 
 def _filled(mask: Mask) -> Mask:

@@ -7,36 +7,34 @@ Rotation and translation only, never a mirror: many parts are chiral.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from line_worker.errors import ConfigError, DatasetError
+from line_worker.errors import ConfigError
 from line_worker.verdicts import Reason
+from line_worker.vision.arrays import part
 from line_worker.vision.background import Image, Plane
 from line_worker.vision.canonical import canonical_matrix, canonical_size, divide_background, straighten
+from line_worker.vision.frame import Frame, common_frame, look_at, sampled, segment_of, showing
 from line_worker.vision.geometry import Matrix
+from line_worker.vision.head import Head
 from line_worker.vision.locate import Located, Method
 from line_worker.vision.posing import Posing, Still
 from line_worker.vision.template import Look, look
 
 PoseMethod = Literal["none", "translate", "rigid"]
 Progress = Callable[[float], None]
-T = TypeVar("T")
 
-LEARN_FROM = 400  # of more images every second, third ... is taken: more do not sharpen the templates
-LOCATED_MIN = 0.9  # share of good images that must show a part
 BELONGS = 0.05  # a pixel belongs to the part when it did in more than this share of good images
 DILATION = 9
 OUTSIDE_SLACK = 0.02  # share of the part's outline that may lie outside the frame beyond what good parts showed
 RIM_POINTS = 256
-NAMED = 5  # images named in an error
 
 
 class Rectified(NamedTuple):
@@ -54,20 +52,6 @@ class Rectified(NamedTuple):
     reason: Reason
 
 
-class Frame(NamedTuple):
-    """What every image must be: (H, W), 1 or 3 channels, its type, and the value of full scale."""
-
-    shape: tuple[int, int]
-    channels: int
-    dtype: str
-    white: float
-
-    def fits(self, image: NDArray[Any]) -> bool:
-        """Return whether `image` is of this shape and type."""
-        want = self.shape if self.channels == 1 else (*self.shape, self.channels)
-        return image.shape == want and image.dtype == self.dtype
-
-
 @dataclass(frozen=True, eq=False)
 class Rectifier:
     """Brings pictures of one kind of part into its canonical frame; learned once, the same ever after.
@@ -75,6 +59,7 @@ class Rectifier:
     frame: what images must be. size: (H, W) of the canonical picture. scale: its pixels per image pixel. outside: share
     of the part's outline that may lie outside the frame. placer: finds the pose; None when texture fills the frame.
     occupancy: float32 (H, W), share of good parts that were there. mean: float32 canonical picture of the average part.
+    head: the network that locates; None when the background does, or when there is nothing to locate.
     """
 
     frame: Frame
@@ -84,6 +69,7 @@ class Rectifier:
     placer: Posing | Still | None
     occupancy: Plane
     mean: Plane
+    head: Head | None = None
 
     @classmethod
     def learn(
@@ -95,10 +81,12 @@ class Rectifier:
         names: Sequence[str] | None = None,
         progress: Progress | None = None,
         looks: Sequence[Look] | None = None,
+        head: Head | None = None,
     ) -> Rectifier:
         """Learn from good images, uint8 or uint16, (H, W) or (H, W, 3) BGR, all alike; errors use their `names`.
 
         `progress` is told the share of the work that is done. `looks` are those of `sampled(images)`, if at hand.
+        `head` is the network that locates when `locate` is head.
         Raises ConfigError for a pose without a located part, and DatasetError, naming images, when they differ in size
         or channels, or do not show one part each.
         """
@@ -111,10 +99,10 @@ class Rectifier:
         if locate == "full":
             size, scale = canonical_size(frame.shape[1], frame.shape[0])
             return cls(frame, size, scale, 1.0, None, *_blank(frame, size))._averaged(images, tell)
-        seen = _look_at(images, frame.white, tell) if looks is None else looks
-        placer, box = _learn_placer(showing(seen, names), pose, lambda s: tell(0.3 + 0.5 * s))
+        seen = look_at(images, frame.white, segment_of(head), lambda s: tell(0.3 * s)) if looks is None else looks
+        placer, box = _learn_placer(showing(seen, names, head is not None), pose, lambda s: tell(0.3 + 0.5 * s))
         size, scale = canonical_size(*box)
-        draft = cls(frame, size, scale, 1.0, placer, *_blank(frame, size))
+        draft = cls(frame, size, scale, 1.0, placer, *_blank(frame, size), head)
         return draft._averaged(images, lambda s: tell(0.8 + 0.2 * s))
 
     def _averaged(self, images: Sequence[Image], tell: Progress) -> Rectifier:
@@ -151,12 +139,16 @@ class Rectifier:
         """Return the canonical picture of the part in `image`, or the reason why none can be trusted."""
         return self._rectify(image)[0]
 
+    def look(self, image: Image) -> Look:
+        """Locate the part in `image`, as `rectify` does."""
+        return look(image, self.frame.white, segment_of(self.head))
+
     def _rectify(self, image: Image) -> tuple[Rectified, Located | None]:
         if not self.frame.fits(image):
             return self._empty(Reason.SHAPE), None
         if self.placer is None:
             return self._whole(image), None
-        seen = look(image, self.frame.white)
+        seen = self.look(image)
         if not seen.located.found:
             return self._empty(Reason.NO_OBJECT), seen.located
         placed = self.placer.place(seen)
@@ -189,14 +181,17 @@ class Rectifier:
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of `from_state`."""
         arrays = {} if self.placer is None else self.placer.arrays()
+        if self.head is not None:
+            arrays |= {f"head.{name}": array for name, array in self.head.state().items()}
         return {"occupancy": self.occupancy, "mean": self.mean, **arrays}
 
     def meta(self) -> dict[str, Any]:
         """Return the rest of what `from_state` needs; JSON keeps it exactly."""
         frame = self.frame._asdict() | {"shape": list(self.frame.shape)}
         placer = None if self.placer is None else {"kind": _kind(self.placer), **self.placer.meta()}
+        head = None if self.head is None else self.head.meta()
         own = {"size": list(self.size), "scale": self.scale, "outside": self.outside}
-        return {"frame": frame, "placer": placer, **own}
+        return {"frame": frame, "placer": placer, "head": head, **own}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Rectifier:
@@ -204,7 +199,9 @@ class Rectifier:
         frame = Frame(**(meta["frame"] | {"shape": tuple(meta["frame"]["shape"])}))
         size = (meta["size"][0], meta["size"][1])
         placer = _restored(arrays, meta["placer"])
-        return cls(frame, size, meta["scale"], meta["outside"], placer, arrays["occupancy"], arrays["mean"])
+        known = meta.get("head")  # bundles of before there was one lack it
+        head = None if known is None else Head.restore(part(arrays, "head"), known)
+        return cls(frame, size, meta["scale"], meta["outside"], placer, arrays["occupancy"], arrays["mean"], head)
 
 
 def _kind(placer: Posing | Still) -> str:
@@ -237,60 +234,3 @@ def _learn_placer(
     if pose == "none":
         return Still.learn(looks, tell)
     return Posing.learn(looks, 3 if pose == "rigid" else 2, tell)
-
-
-def sampled(items: Sequence[T]) -> Sequence[T]:
-    """Return those of the good images, or of what belongs to them, that are learned from: at most LEARN_FROM."""
-    return items[:: -(-len(items) // LEARN_FROM)]
-
-
-def _look_at(images: Sequence[Image], white: float, tell: Progress) -> list[Look]:
-    """Locate the part in every image."""
-    looks = []
-    for k, image in enumerate(images):
-        looks.append(look(image, white))
-        tell(0.3 * (k + 1) / len(images))
-    return looks
-
-
-def showing(looks: Sequence[Look], names: Sequence[str]) -> list[Look]:
-    """Return the looks that show one part; raises DatasetError, naming images, when too many do not."""
-    lost = [(name, seen.located.why) for name, seen in zip(names, looks, strict=True) if not seen.located.found]
-    if len(looks) - len(lost) < LOCATED_MIN * len(looks):
-        why = "; ".join(f"{count} x {text}" for text, count in Counter(why for _, why in lost).most_common(3))
-        raise DatasetError(
-            f"{len(lost)} of {len(looks)} good images show no single part on a plain background ({why}): "
-            f"{_listed([name for name, _ in lost])}. Use --locate full when texture fills the frame; otherwise leave a "
-            "border of plain background around one part"
-        )
-    return [seen for seen in looks if seen.located.found]
-
-
-def common_frame(images: Sequence[Image], names: Sequence[str]) -> Frame:
-    """Return what all images are; raises DatasetError naming those that differ from the majority."""
-    if len(images) < 2:
-        raise DatasetError(f"{len(images)} good image(s) are too few to learn from; give at least 20")
-    kinds = [(image.shape, str(image.dtype)) for image in images]
-    (shape, dtype), _ = Counter(kinds).most_common(1)[0]
-    odd = [name for name, kind in zip(names, kinds, strict=True) if kind != (shape, dtype)]
-    if odd:
-        raise DatasetError(
-            f"{len(odd)} of {len(images)} good images are not {shape[1]} x {shape[0]} {dtype} with "
-            f"{_channels(shape)} channel(s) like the others: {_listed(odd)}. Remove or convert them"
-        )
-    white = 255.0 if dtype == "uint8" else _white(max(int(image.max()) for image in images))
-    return Frame((shape[0], shape[1]), _channels(shape), dtype, white)
-
-
-def _channels(shape: tuple[int, ...]) -> int:
-    return 1 if len(shape) == 2 else shape[2]
-
-
-def _white(brightest: int) -> float:
-    """Return full scale of a camera whose values are stored in 16 bits: 10, 12, 14 or 16 bits."""
-    return float(next(2**bits - 1 for bits in (10, 12, 14, 16) if brightest < 2**bits))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,8 +1,9 @@
 """What a good part looks like to the pose search, and the search.
 
-Coarse: the located part at 256 pixels, as phi (0 on background and soft shadow, 1 on the part) and the signed deviation
-masked by it; a polar correlation proposes directions, each is refined, the best correlation wins. Fine: the saturated
-gradient magnitude at 512 pixels, because every threshold is moved by the shadow side of the part and gradients are not.
+Coarse: the located part at 256 pixels, as phi (0 on background and soft shadow, 1 on the part; what the network says,
+where one locates) and the signed deviation masked by it; a polar correlation proposes directions, each is refined, the
+best correlation wins. Fine: the saturated gradient magnitude at 512 pixels, because every threshold is moved by the
+shadow side of the part and gradients are not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from line_worker.vision.background import FLOOR, Image, Plane, background, levels, shrink, steepness
 from line_worker.vision.geometry import Layer, Matrix, Pose, grid, read, rotation, sample, wrap
-from line_worker.vision.locate import LOCATE_SIDE, Located, locate_small
+from line_worker.vision.locate import LOCATE_SIDE, Located, Segment, locate_small
 from line_worker.vision.lucas_kanade import Target, choose_target, refine
 
 FINE_SIDE = 512  # long side used for the fine step
@@ -24,6 +25,7 @@ PHI_START, PHI_WIDTH = 0.75, 0.5  # phi = clip((d - PHI_START t) / (PHI_WIDTH t)
 PHI_BLUR, FINE_BLUR = 1.0, 1.5
 EDGE_SATURATION = 0.5  # gradients saturate at this share of a blurred step as high as the part
 BOX_MARGIN = 12  # pixels around the part in which gradients are taken
+GATE = 9  # map pixels: diameter around the part in which they count, where a network knows it from its surroundings
 ANGLES, RADII = 256, 48  # the polar grid
 PEAKS, PEAK_DISTANCE, PEAK_DROP = 4, 12, 0.25  # directions tried, their distance in polar steps, drop from the best
 PRUNE = 0.2  # directions this far behind before refinement are not refined
@@ -58,19 +60,21 @@ class Found(NamedTuple):
     handedness: float
 
 
-def look(image: Image, white: float) -> Look:
-    """Locate the part in `image`, whose full scale is `white`."""
+def look(image: Image, white: float, segment: Segment | None = None) -> Look:
+    """Locate the part in `image`, whose full scale is `white`: by its background, or where `segment` sees it."""
     shrunk, scale = shrink(image, FINE_SIDE)
     middle = levels(shrunk, white)
     small, _ = shrink(middle, LOCATE_SIDE)
     height, width = image.shape[:2]
-    return Look(locate_small(small, LOCATE_SIDE / max(height, width), (height, width)), middle, scale)
+    return Look(locate_small(small, LOCATE_SIDE / max(height, width), (height, width), segment), middle, scale)
 
 
 def prepare(seen: Look, threshold: float) -> View:
     """Prepare a located part; `threshold` separates part from shadow and is the same for all images of a kind."""
     located = seen.located
-    ramp = np.clip((located.deviation - PHI_START * threshold) / (PHI_WIDTH * threshold), 0, 1).astype(np.float32)
+    ramp = located.soft
+    if ramp is None:
+        ramp = np.clip((located.deviation - PHI_START * threshold) / (PHI_WIDTH * threshold), 0, 1).astype(np.float32)
     phi: Plane = cv2.GaussianBlur(ramp, (0, 0), PHI_BLUR)
     signed = np.clip(located.signed, -1, 1) * phi  # the shadow must not decide the direction
     return View(located, Layer(phi, located.scale), Layer(signed, located.scale), _edges(seen, threshold))
@@ -89,7 +93,17 @@ def _edges(seen: Look, threshold: float) -> Layer:
     # a step of height t, blurred by sigma, is steepest at t / (sigma sqrt(2 pi)); Scharr's kernel weighs 32
     gain = FINE_BLUR * math.sqrt(2 * math.pi) / (32 * EDGE_SATURATION * threshold)
     relative = steep.reshape(light.shape) * np.float32(gain) / light
-    return Layer(np.minimum(relative.max(2), np.float32(1)), seen.scale, (x0, y0))
+    edges: Plane = np.minimum(relative.max(2), np.float32(1))
+    if seen.located.soft is not None:
+        edges *= _gate(seen.located, (width, height))[y0:y1, x0:x1]
+    return Layer(edges, seen.scale, (x0, y0))
+
+
+def _gate(located: Located, size: tuple[int, int]) -> Plane:
+    """Return 1 on the part and close to it, 0 elsewhere, on a frame of `size` (W, H): what lies beside it has edges."""
+    close = cv2.dilate(located.mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GATE, GATE)))
+    gate: Plane = cv2.resize(close.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    return gate
 
 
 def polar_grid(radius: float) -> tuple[Plane, Plane]:
