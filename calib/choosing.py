@@ -14,15 +14,19 @@ from typing import NamedTuple, get_args
 import cv2
 import numpy as np
 
+from calib.head import Taught
 from line_worker.errors import DatasetError
 from line_worker.verdicts import Reason
 from line_worker.vision.background import Image
-from line_worker.vision.locate import Located
+from line_worker.vision.frame import LOCATED_MIN, common_frame, look_at, sampled, segment_of, showing
+from line_worker.vision.head import Head
+from line_worker.vision.locate import Located, Method
 from line_worker.vision.posing import Posing
-from line_worker.vision.rectify import LOCATED_MIN, PoseMethod, Rectifier, common_frame, sampled, showing
-from line_worker.vision.template import Look, look
+from line_worker.vision.rectify import PoseMethod, Rectifier
+from line_worker.vision.template import Look
 
 AUTO = "auto"
+OTHERWISE = "If there is a part to be found, mark it in every good image and train with --masks DIR"
 TRIED = 48  # images on which the poses are compared
 BLUR = 1.5  # canonical pixels: texture that no two parts share is not what a pose can align
 GAIN = 0.10  # a pose that does more must make good parts this much more alike
@@ -50,35 +54,51 @@ class Trial(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Some of the good images that show a part, with where they show it."""
+    """Some of the good images that show a part, with where they show it, and the network that sees it there if any."""
 
     images: list[Image]
     looks: list[Look]
+    head: Head | None
+
+    @property
+    def locate(self) -> Method:
+        """How parts are located."""
+        return "background" if self.head is None else "head"
+
+    def learn(self, pose: PoseMethod) -> Rectifier:
+        """Return the rectifier that is learned from these images alone."""
+        return Rectifier.learn(self.images, locate=self.locate, pose=pose, looks=self.looks, head=self.head)
 
 
 def choose(
-    images: Sequence[Image], names: Sequence[str], locate: str, pose: str, progress: Progress = lambda _: None
+    images: Sequence[Image],
+    names: Sequence[str],
+    locate: str,
+    pose: str,
+    progress: Progress = lambda _: None,
+    taught: Taught | None = None,
 ) -> Chosen:
     """Learn the rectifier from good images, uint8 or uint16, (H, W) or (H, W, 3), all alike.
 
-    `locate` and `pose` are methods of `Rectifier.learn`, or "auto". `progress` is told the share of the work done.
+    `locate` and `pose` are methods of `Rectifier.learn`, or "auto". `taught` has the network that locates, where one
+    was trained; then nothing else does. `progress` is told the share of the work done.
     Raises what `Rectifier.learn` raises, except that with `auto` parts that cannot be located or posed leave `full`.
     """
     frame = common_frame(images, names)
     if locate == "full":
         return _full(images, names, "none" if pose == AUTO else pose, "locate full, as asked", progress)
-    looks = [look(image, frame.white) for image in sampled(images)]
-    progress(0.1)
-    may_be_full = locate == AUTO and pose in (AUTO, "none")
+    head = None if taught is None else taught.head
+    looks = look_at(sampled(images), frame.white, segment_of(head), lambda share: progress(0.1 * share))
+    may_be_full = locate == AUTO and taught is None and pose in (AUTO, "none")
     why_not = _unseparated([seen.located for seen in looks]) if may_be_full else ""
     if not why_not:
         try:
-            return _located(images, names, looks, locate, pose, lambda share: progress(0.1 + 0.9 * share))
+            return _located(images, names, looks, locate, pose, lambda share: progress(0.1 + 0.9 * share), taught)
         except DatasetError as error:
             if not may_be_full:
                 raise
             why_not = str(error).partition(";")[0]
-    return _full(images, names, "none", f"locate full: {why_not}", progress)
+    return _full(images, names, "none", f"locate full: {why_not}. {OTHERWISE}", progress)
 
 
 def _full(images: Sequence[Image], names: Sequence[str], pose: str, why: str, progress: Progress) -> Chosen:
@@ -106,15 +126,23 @@ def _on_outline(located: Located) -> float:
 
 
 def _located(
-    images: Sequence[Image], names: Sequence[str], looks: Sequence[Look], locate: str, pose: str, tell: Progress
+    images: Sequence[Image],
+    names: Sequence[str],
+    looks: Sequence[Look],
+    locate: str,
+    pose: str,
+    tell: Progress,
+    taught: Taught | None,
 ) -> Chosen:
-    showing(looks, sampled(names))  # raises when too few do
+    head = None if taught is None else taught.head
+    showing(looks, sampled(names), taught is not None)  # raises when too few do
     found = [i for i, seen in enumerate(looks) if seen.located.found]
-    how = f"locate background{', as asked' if locate != AUTO else ''}"
+    some = found[:: -(-len(found) // TRIED) or 1]
+    sample = Sample([sampled(images)[i] for i in some], [looks[i] for i in some], head)
+    how = f"locate {sample.locate}{', as asked' if locate != AUTO else ''}"
     why = [f"{how}: {len(found)} of {len(looks)} good images show one separate part."]
+    why += [] if taught is None else [taught.words()]
     if pose == AUTO:
-        some = found[:: -(-len(found) // TRIED) or 1]
-        sample = Sample([sampled(images)[i] for i in some], [looks[i] for i in some])
         method, reason = _best_pose(_trials(sample, locate == AUTO, tell), sample)
         why.append(reason)
     else:
@@ -122,13 +150,14 @@ def _located(
         why.append(f"pose {pose}, as asked.")
     rectifier = Rectifier.learn(
         images,
-        locate="background",
+        locate=sample.locate,
         pose=method,
         names=names,
         progress=lambda share: tell(0.5 + 0.5 * share),
         looks=looks,
+        head=head,
     )
-    return Chosen(rectifier, "background", method, tuple(why))
+    return Chosen(rectifier, sample.locate, method, tuple(why))
 
 
 def _trials(sample: Sample, must_fit: bool, tell: Progress) -> list[Trial]:
@@ -140,8 +169,7 @@ def _trials(sample: Sample, must_fit: bool, tell: Progress) -> list[Trial]:
     methods: tuple[PoseMethod, ...] = get_args(PoseMethod)
     for k, method in enumerate(methods):
         try:
-            rectifier = Rectifier.learn(sample.images, locate="background", pose=method, looks=sample.looks)
-            trials.append(Trial(method, unlikeness(rectifier, sample.images)))
+            trials.append(Trial(method, unlikeness(sample.learn(method), sample.images)))
         except DatasetError as error:
             failed = error
         tell(0.4 * (k + 1) / len(methods))

@@ -115,7 +115,7 @@ def _checked(folder: Path, names: Sequence[str], read: Sequence[Image | ImageErr
     if problems:
         raise DatasetError(
             f"{folder}: {len(problems)} of {len(names)} images cannot be used together with the others. Nothing was "
-            f"learned; remove or replace them:\n{_listed(problems)}"
+            f"learned; remove or replace them:\n{listed(problems)}"
         )
     return list(images.values())
 
@@ -142,7 +142,8 @@ def _too_few(folder: Path, count: int) -> DatasetError:
     )
 
 
-def _listed(problems: Sequence[str]) -> str:
+def listed(problems: Sequence[str]) -> str:
+    """Return problems as lines of a message, the first LISTED of them."""
     lines = [f"  - {problem}" for problem in problems[:LISTED]]
     if len(problems) > LISTED:
         lines.append(f"  - and {len(problems) - LISTED} more")

@@ -11,7 +11,7 @@ from line_worker.vision.reconstruct import METHODS
 from line_worker.vision.score import RULES
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "locate": ("auto", "background", "full"),
+    "locate": ("auto", "background", "head", "full"),
     "pose": ("auto", "none", "translate", "rigid"),
     "reconstruct": ("auto", *METHODS),
     "rule": RULES,
@@ -24,6 +24,7 @@ class TrainOptions:
     """What `train` is asked for; `steps` and `pixels` override what `minutes` would give (for tests and the demo).
 
     exclude: a text file with names of good images to leave out. bad: a folder of defective parts, to report on only.
+    masks: a folder of images that mark the part in each good one, see masks.py; then locate auto means head.
     zones, zone: a label image on the canonical picture and what its labels mean, see zoning.py. backbone: weights of
     the user's own. repeats: painted defects of each kind, size and contrast; 0 paints none.
     """
@@ -44,6 +45,7 @@ class TrainOptions:
     attention: bool = True
     exclude: Path | None = None
     bad: Path | None = None
+    masks: Path | None = None
     zones: Path | None = None
     zone: tuple[str, ...] = ()
     repeats: int = 5
@@ -72,6 +74,8 @@ class TrainOptions:
         wrong += [
             f"{name} {path}: there is no such file or folder" for name, path in self._paths() if not path.exists()
         ]
+        if self.masks is not None and self.locate not in ("auto", "head"):
+            wrong.append(f"masks are for locate head, and locate {self.locate} was asked for; leave one of them out")
         if self.zone and self.zones is None:
             wrong.append("zone says what a label means, and no label image was given with zones")
         if wrong:
@@ -81,7 +85,7 @@ class TrainOptions:
         return int(getattr(self, name)) < least
 
     def _paths(self) -> list[tuple[str, Path]]:
-        given = {name: getattr(self, name) for name in ("backbone", "exclude", "bad", "zones")}
+        given = {name: getattr(self, name) for name in ("backbone", "exclude", "bad", "masks", "zones")}
         return [(name, path) for name, path in given.items() if path is not None]
 
     def settings(self) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from calib import report as page
 from calib.choosing import Chosen
 from calib.dataset import Dataset
 from calib.fitting import Fitted, Settings
+from calib.head import Taught, learn_head
 from calib.learned import Learned, Straightened
+from calib.masks import read_masks
 from calib.options import TrainOptions
 from calib.power import Power
 from calib.schedule import workers
@@ -87,11 +89,29 @@ def learn(options: TrainOptions, started: float, progress: Progress) -> Learned:
         return lambda share: progress(stage, share)
 
     data = dataset.load(options.good, options.threads, tell("read images"), options.exclude)
-    chosen = choosing.choose(data.images, data.names, options.locate, options.pose, tell("learn the pose"))
+    taught = _taught(options, data, progress)
+    chosen = choosing.choose(data.images, data.names, options.locate, options.pose, tell("learn the pose"), taught)
     straight, commissioned = straighten(chosen.rectifier, data, tell("straighten"))
     fitted = _fit(options, chosen.rectifier, straight, started, progress)
     drawn = None if options.zones is None else zoning.read(options.zones, options.zone, fitted.final.mask)
     return finish(options, data, chosen, straight, fitted, commissioned, drawn, progress)
+
+
+def _taught(options: TrainOptions, data: Dataset, progress: Progress) -> Taught | None:
+    """Return the network that finds the part, None when its background does or nothing has to."""
+    if options.locate != "head" and options.masks is None:
+        return None
+    masks = None
+    if options.masks is not None:
+        masks = read_masks(options.masks, data, lambda share: progress("read masks", share))
+    return learn_head(
+        data.images,
+        data.names,
+        masks,
+        options.seed,
+        options.threads,
+        lambda share: progress("learn to find the part", share),
+    )
 
 
 def finish(
