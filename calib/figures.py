@@ -14,6 +14,7 @@ BINS = 40
 WIDTH, HEIGHT, FOOT = 760, 260, 46  # of the histogram, SVG units
 THUMBNAIL = 480  # long side of a picture, pixels
 QUALITY = 85
+OUTLINE = (0, 200, 60)  # BGR
 OPACITY = 0.65  # of the heat where the map reaches the limit
 
 Map = NDArray[np.float32]
@@ -57,6 +58,13 @@ def marked(picture: Picture, decision: Map, threshold: float) -> Picture:
     alpha = OPACITY * np.clip((share - 0.5) / 0.5, 0, 1)[..., None]
     red = np.array((30, 30, 230), np.float32)
     return np.asarray((picture * (1 - alpha) + red * alpha).astype(np.uint8))
+
+
+def outlined(picture: Picture, mask: Picture) -> Picture:
+    """Return the picture with the outline of `mask`, (h, w) of any size, on it."""
+    whole = cv2.resize(mask, (picture.shape[1], picture.shape[0]), interpolation=cv2.INTER_NEAREST)
+    contours = cv2.findContours(whole, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    return np.asarray(cv2.drawContours(picture.copy(), contours, -1, OUTLINE, 2, cv2.LINE_AA))
 
 
 def histogram(scores: Sequence[float], threshold: float) -> str:

@@ -40,6 +40,7 @@ th { color: var(--soft); font-weight: 500; }
 <p class="soft">Every good image was scored by a model and by statistics that had not seen it, so these scores are
 what new good parts can be expected to get.</p></section>
 <section><h2>What it will reject</h2>$rule<ul>$chosen</ul></section>
+$found
 $power
 $bad
 <section><h2>What it learned, zone by zone</h2>

@@ -14,6 +14,7 @@ from line_worker import __version__
 from line_worker.vision.decide import images_needed
 
 SHOWN = 6  # pictures of the worst and of the best
+OUTLINED = 3  # pictures with the outline of the part that was found
 RULES = {
     "zone": "A part fails when the error of any zone is further above what is usual there than the limit allows, "
     "counted in the zone's own spreads.",
@@ -31,7 +32,7 @@ def render(learned: Learned) -> str:
     c = learned.calibrated
     order = list(np.argsort(c.scores))
     low, high = (float(v) for v in np.percentile(learned.chosen.rectifier.mean, [0.5, 99.5]))
-    shades = min(low, 0.9 * high), max(high, 1.0 if learned.chosen.locate == "background" else high)
+    shades = min(low, 0.9 * high), max(high, 1.0 if learned.chosen.locate != "full" else high)
     wide = learned.chosen.rectifier.mean.shape[1] > 1.6 * learned.chosen.rectifier.mean.shape[0]
     return PAGE.substitute(
         title=escape(learned.options.out.stem),
@@ -42,6 +43,7 @@ def render(learned: Learned) -> str:
         rule=f"<p>{RULES[c.rule.name]} {_unlike()}</p>",
         zones=_zones(learned, shades),
         chosen="".join(f"<li>{escape(note)}</li>" for note in learned.notes()),
+        found=_found(learned),
         power=_power(learned, shades),
         bad=_bad(learned),
         suspicious=_suspicious(learned),
@@ -121,6 +123,23 @@ def _zones(learned: Learned, shades: tuple[float, float]) -> str:
             heat, low, high = figures.heat(plane.numpy(), mask, size)
             cells.append(picture(figures.uri(heat), f"<b>{name}</b>{what}, {note}{scale(low, high)}"))
     return "".join(cells)
+
+
+def _found(learned: Learned) -> str:
+    """Return the section that shows where parts were found, "" when texture fills the frame."""
+    rectifier, usable = learned.chosen.rectifier, learned.straight.usable
+    if rectifier.placer is None:
+        return ""
+    cells = []
+    for i in {usable[round(k)]: None for k in np.linspace(0, len(usable) - 1, OUTLINED)}:
+        image = learned.data.images[i]
+        plain = figures.part(image.astype(np.float32), 0.0, rectifier.frame.white)
+        outline = figures.outlined(plain, rectifier.look(image).located.mask)
+        cells.append(picture(figures.uri(outline), escape(learned.data.names[i])))
+    return (
+        "<section><h2>Where it finds the part</h2><p>The outline should lie on the part's edge, not on its shadow, in "
+        f'each of these good pictures.</p><div class="grid">{"".join(cells)}</div></section>'
+    )
 
 
 def _maps_of(learned: Learned) -> list[str]:

@@ -201,6 +201,17 @@ def test_histogram_counts_every_score_and_marks_those_above():
     assert counts == {"good": 15, "bad": 1}
 
 
+def test_the_outline_of_the_part_is_drawn_and_its_inside_left_alone():
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 20:40] = 1
+    drawn = figures.outlined(np.full((80, 120, 3), 128, np.uint8), mask)
+    green = drawn[..., 1] > 150
+    assert green[20, 40:80].all()
+    assert green[20:60, 40].all()
+    assert (drawn[30:50, 50:70] == 128).all()
+    assert (drawn[:15] == 128).all()
+
+
 def test_heat_marks_where_the_limit_is_passed():
     decision = np.zeros((8, 12), np.float32)
     decision[4, 6] = 5.0
@@ -214,3 +225,5 @@ def test_a_trained_bundle_has_its_report(tiny_bundle):
     page = (tiny_bundle / "report.html").read_text()
     assert f"limit {Bundle.load(tiny_bundle).threshold:.2f}" in page
     assert len(page) < 2_000_000
+    assert "Where it finds the part" in page
+    assert page.partition("Where it finds the part")[2].partition("</section>")[0].count("<img") == 3
