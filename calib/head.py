@@ -27,6 +27,7 @@ from line_worker.vision.locate import LOCATE_SIDE, segmented
 
 EXAMPLES = 160  # of more images every second, third ... is taken
 LOOKING = 0.1  # of the work, before training
+LEAST = 0.25  # of the usual part: what looks like it but is smaller is none
 OVERLAP_MIN = 0.7  # median over held-out images, below which parts are not found
 STEPS = 400
 HALVES, HALF = 2, 2  # a step's batch is so many times so many pictures
@@ -118,6 +119,7 @@ def teach(
             course.step(gradients, GAIN * learning_rate(step, steps, WARM_UP))
             progress((step + 1) / steps)
     head = course.head.eval().requires_grad_(False)
+    head.least = LEAST * float(np.median([one.part.mean() for one in examples]))
     return Taught(head, _agreement(head, [examples[k] for k in held], [vacant[k] for k in held]))
 
 
@@ -183,7 +185,7 @@ def _agreement(head: Head, held: Sequence[Example], vacant: Sequence[Example]) -
 
 def _seen(head: Head, example: Example) -> NDArray[np.bool_]:
     """Return where the part is located, nowhere when it is not."""
-    located = segmented(example.picture, 1.0, example.part.shape, head.segment)
+    located = segmented(example.picture, 1.0, example.part.shape, head)
     return np.asarray(located.mask > 0)
 
 

@@ -88,13 +88,14 @@ def test_parts_are_found_on_a_patterned_belt_and_no_part_on_an_empty_one(dark):
     for seed in range(100, 112):
         image, mask = scene(seed, **looks)
         assert not locate(image).found
-        found = locate(image, "head", segment=head.segment)
+        found = locate(image, "head", head=head)
         assert found.found, found.why
         truth = cv2.resize(mask, found.mask.shape[::-1]) > 0
         overlaps.append(overlap(found.mask > 0, truth))
+        assert head.least < mask.mean()
         rows, cols = np.nonzero(mask)
         assert np.hypot(found.centre[0] - cols.mean(), found.centre[1] - rows.mean()) < 8
-        nothing = locate(scene(seed, part=False, **looks)[0], "head", segment=head.segment)
+        nothing = locate(scene(seed, part=False, **looks)[0], "head", head=head)
         assert not nothing.found
         assert nothing.why == "nothing looks like the part"
     assert np.median(overlaps) > 0.8
@@ -102,21 +103,21 @@ def test_parts_are_found_on_a_patterned_belt_and_no_part_on_an_empty_one(dark):
 
 def test_exposure_does_not_matter():
     image, _ = scene(120)
-    want = locate(image, "head", segment=taught().head.segment)
+    want = locate(image, "head", head=taught().head)
     for gain in (0.5, 0.7, 1.2):
-        other = locate(np.clip(image * gain, 0, 255).astype(np.uint8), "head", segment=taught().head.segment)
+        other = locate(np.clip(image * gain, 0, 255).astype(np.uint8), "head", head=taught().head)
         assert overlap(other.mask > 0, want.mask > 0) > 0.85
 
 
 @pytest.mark.parametrize("level", [0, 40, 128, 255])
 def test_a_picture_of_nothing_has_no_part(level):
-    assert not locate(np.full(SIZE, level, np.uint8), "head", segment=taught().head.segment).found
+    assert not locate(np.full(SIZE, level, np.uint8), "head", head=taught().head).found
 
 
 def test_odd_pictures_are_never_an_exception():
     rng = np.random.default_rng(0)
     for shape in ((1, 1), (3, 50), (8, 8), (10, 2000), (31, 33)):
-        assert locate(rng.integers(0, 256, shape).astype(np.uint8), "head", segment=Head(1).segment).shape == shape
+        assert locate(rng.integers(0, 256, shape).astype(np.uint8), "head", head=Head(1)).shape == shape
 
 
 def test_a_batch_is_each_of_its_pictures():
@@ -126,6 +127,26 @@ def test_a_batch_is_each_of_its_pictures():
     assert logits.shape == (3, 1, 90, 131)
     for k in range(3):
         assert torch.allclose(head(pictures[k : k + 1])[0], logits[k], atol=1e-4)
+
+
+def test_what_is_much_smaller_than_the_part_is_none():
+    class Sees:
+        least = 0.02
+
+        def __init__(self, side: int) -> None:
+            self.side = side
+
+        def segment(self, picture):
+            soft = np.zeros(picture.shape[:2], np.float32)
+            soft[20 : 20 + self.side, 30 : 30 + self.side] = 0.9
+            return soft
+
+    image, _ = scene(0)
+    assert locate(image, "head", head=Sees(22)).why == "nothing looks like the part"  # 22 * 22 of 256 * 128: 1.5 %
+    found = locate(image, "head", head=Sees(30))
+    assert found.found
+    assert found.centre == pytest.approx((44.5 * 1.25 + 0.125, 34.5 * 1.25 + 0.125))
+    assert found.area == pytest.approx(30 * 30 * 1.25**2)
 
 
 def test_it_is_small_and_its_weights_make_it_again():

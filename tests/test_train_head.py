@@ -74,7 +74,8 @@ def test_the_network_locates_as_well_as_the_background(good, tmp_path):
     assert ranking(head) >= ranking(plain) - 0.02 > 0.8
     manifest = head.bundle.manifest
     assert (manifest["settings"]["locate"], plain.bundle.manifest["settings"]["locate"]) == ("head", "background")
-    assert (manifest["rectify"]["head"], plain.bundle.manifest["rectify"]["head"]) == ({"channels": 1}, None)
+    assert manifest["rectify"]["head"]["channels"] == 1
+    assert plain.bundle.manifest["rectify"]["head"] is None
     assert "trained on the background's masks" in head.notes[1]
     inspection = Inspection.from_bundle(head.bundle)
     verify_golden(head.bundle, inspection)

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from line_worker.errors import DatasetError
 from line_worker.vision.background import Image
-from line_worker.vision.head import Head
-from line_worker.vision.locate import Segment
+from line_worker.vision.locate import Segmenter
 from line_worker.vision.template import Look, look
 
 LEARN_FROM = 400  # of more images every second, third ... is taken: more do not sharpen the templates
@@ -46,18 +45,13 @@ def sampled(items: Sequence[T]) -> Sequence[T]:
     return items[:: -(-len(items) // LEARN_FROM)]
 
 
-def look_at(images: Sequence[Image], white: float, segment: Segment | None, tell: Progress) -> list[Look]:
+def look_at(images: Sequence[Image], white: float, head: Segmenter | None, tell: Progress) -> list[Look]:
     """Locate the part in every image."""
     looks = []
     for image in images:
-        looks.append(look(image, white, segment))
+        looks.append(look(image, white, head))
         tell(len(looks) / len(images))
     return looks
-
-
-def segment_of(head: Head | None) -> Segment | None:
-    """Return how `head` sees the part, None when there is no such network."""
-    return None if head is None else head.segment
 
 
 def showing(looks: Sequence[Look], names: Sequence[str], trained: bool = False) -> list[Look]:

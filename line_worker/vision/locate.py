@@ -9,8 +9,7 @@ fills the frame: there is no part to find. Geometry is in pixels of the image as
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -31,7 +30,6 @@ from line_worker.vision.background import (
 
 Mask = NDArray[np.uint8]
 Method = Literal["background", "head", "full"]
-Segment = Callable[[Image | Plane], Plane]  # gray levels (h, w[, C]) -> chance that a pixel is part, (h, w) in 0..1
 
 LOCATE_SIDE = 256  # long side used for locating
 COARSE = 0.75  # the coarse mask is where the deviation exceeds this share of Otsu's threshold
@@ -42,6 +40,16 @@ SHARE_MIN = 0.60  # the largest blob's share of all foreground
 CORE_MIN = 0.3  # what is left without the shadow must be this share of the blob, or the shadow test is not trusted
 EDGE_MIN = 0.08  # gradient (deviation per pixel) that a shadow does not have
 THRESHOLD_MIN = 0.02  # deviation, where a network finds parts that hardly differ from their background
+
+
+class Segmenter(Protocol):
+    """Who sees where the part is; `line_worker.vision.head.Head` does."""
+
+    least: float  # share of the frame below which what is seen is no part
+
+    def segment(self, picture: Image | Plane) -> Plane:
+        """Return the chance that each pixel of (h, w[, C]) gray levels shows the part, (h, w) in 0..1."""
+        ...
 
 
 class Located(NamedTuple):
@@ -73,18 +81,18 @@ class Located(NamedTuple):
 
 
 def locate(
-    image: Image, method: Method = "background", white: float | None = None, segment: Segment | None = None
+    image: Image, method: Method = "background", white: float | None = None, head: Segmenter | None = None
 ) -> Located:
     """Find the part in `image`: uint8 or uint16, (H, W) or (H, W, 3). `white` is full scale, by default the type's.
 
-    `segment` is the network that `head` needs. A picture without one separate part is not an error: `found` is False
-    then.
+    `head` is the network that the method of that name needs. A picture without one separate part is not an error:
+    `found` is False then.
     """
     white = float(np.iinfo(image.dtype).max) if white is None else white
     small, scale = shrink(image, LOCATE_SIDE)
     if method == "full":
         return whole_frame(image, scale, small.shape[:2])
-    return locate_small(levels(small, white), scale, (image.shape[0], image.shape[1]), segment)
+    return locate_small(levels(small, white), scale, (image.shape[0], image.shape[1]), head)
 
 
 def whole_frame(image: Image, scale: float, size: tuple[int, ...]) -> Located:
@@ -98,10 +106,10 @@ def whole_frame(image: Image, scale: float, size: tuple[int, ...]) -> Located:
     return Located(True, "", (height, width), scale, surface, mask, zero, zero, centre=centre, area=height * width)
 
 
-def locate_small(small: Image | Plane, scale: float, shape: tuple[int, int], segment: Segment | None = None) -> Located:
+def locate_small(small: Image | Plane, scale: float, shape: tuple[int, int], head: Segmenter | None = None) -> Located:
     """Find the part in an image already scaled by `scale` to LOCATE_SIDE, in gray levels; `shape` is the original's."""
-    if segment is not None:
-        return segmented(small, scale, shape, segment)
+    if head is not None:
+        return segmented(small, scale, shape, head)
     surface = fit_background(shrink(small, FIT_SIDE)[0])
     signed, away = deviation(cv2.GaussianBlur(small, (0, 0), 0.7), surface)
     empty = Located(False, "", shape, scale, surface, np.zeros(away.shape, np.uint8), signed, away)
@@ -118,16 +126,16 @@ def locate_small(small: Image | Plane, scale: float, shape: tuple[int, int], seg
     return _measured(empty._replace(found=True, threshold=threshold, mask=mask))
 
 
-def segmented(small: Image | Plane, scale: float, shape: tuple[int, int], segment: Segment) -> Located:
-    """Find the part as `locate_small` does, but where `segment` sees it."""
-    soft = segment(small)
+def segmented(small: Image | Plane, scale: float, shape: tuple[int, int], head: Segmenter) -> Located:
+    """Find the part as `locate_small` does, but where `head` sees it."""
+    soft = head.segment(small)
     blob, of_all = largest((soft > 0.5).astype(np.uint8))
     near = cv2.dilate(blob, _disc(5))
     surface = fit_background(shrink(small, FIT_SIDE)[0], shrink(near.astype(np.float32), FIT_SIDE)[0] > 0)
     signed, away = deviation(cv2.GaussianBlur(small, (0, 0), 0.7), surface)
     empty = Located(False, "", shape, scale, surface, np.zeros_like(blob), signed, away)
     share = float(blob.mean())
-    if share <= AREA_MIN:
+    if share <= max(AREA_MIN, head.least):
         return empty._replace(why="nothing looks like the part")
     if share >= AREA_MAX:
         return empty._replace(why=f"what looks like the part fills {share:.1%} of the frame")

@@ -21,7 +21,7 @@ from line_worker.verdicts import Reason
 from line_worker.vision.arrays import part
 from line_worker.vision.background import Image, Plane
 from line_worker.vision.canonical import canonical_matrix, canonical_size, divide_background, straighten
-from line_worker.vision.frame import Frame, common_frame, look_at, sampled, segment_of, showing
+from line_worker.vision.frame import Frame, common_frame, look_at, sampled, showing
 from line_worker.vision.geometry import Matrix
 from line_worker.vision.head import Head
 from line_worker.vision.locate import Located, Method
@@ -99,7 +99,7 @@ class Rectifier:
         if locate == "full":
             size, scale = canonical_size(frame.shape[1], frame.shape[0])
             return cls(frame, size, scale, 1.0, None, *_blank(frame, size))._averaged(images, tell)
-        seen = look_at(images, frame.white, segment_of(head), lambda s: tell(0.3 * s)) if looks is None else looks
+        seen = look_at(images, frame.white, head, lambda s: tell(0.3 * s)) if looks is None else looks
         placer, box = _learn_placer(showing(seen, names, head is not None), pose, lambda s: tell(0.3 + 0.5 * s))
         size, scale = canonical_size(*box)
         draft = cls(frame, size, scale, 1.0, placer, *_blank(frame, size), head)
@@ -110,10 +110,10 @@ class Rectifier:
         total, occupancy = np.zeros(self.mean.shape), np.zeros(self.size)
         matrices = []
         for k, image in enumerate(images):
-            done, located = self._rectify(image)
+            done, located = self.rectify_located(image)
             if done.reason is Reason.NONE:
                 total += done.canonical
-                occupancy += 1.0 if located is None else _in_canonical(located, done.matrix, self.size)
+                occupancy += 1.0 if located is None else in_canonical(located, done.matrix, self.size)
                 matrices.append(done.matrix)
             tell((k + 1) / len(images))
         n = max(1, len(matrices))
@@ -137,13 +137,14 @@ class Rectifier:
 
     def rectify(self, image: Image) -> Rectified:
         """Return the canonical picture of the part in `image`, or the reason why none can be trusted."""
-        return self._rectify(image)[0]
+        return self.rectify_located(image)[0]
 
     def look(self, image: Image) -> Look:
         """Locate the part in `image`, as `rectify` does."""
-        return look(image, self.frame.white, segment_of(self.head))
+        return look(image, self.frame.white, self.head)
 
-    def _rectify(self, image: Image) -> tuple[Rectified, Located | None]:
+    def rectify_located(self, image: Image) -> tuple[Rectified, Located | None]:
+        """Return what `rectify` does, and where the part was located, None when that was not tried."""
         if not self.frame.fits(image):
             return self._empty(Reason.SHAPE), None
         if self.placer is None:
@@ -219,8 +220,8 @@ def _blank(frame: Frame, size: tuple[int, int]) -> tuple[Plane, Plane]:
     return np.zeros(size, np.float32), np.zeros(size if frame.channels == 1 else (*size, frame.channels), np.float32)
 
 
-def _in_canonical(located: Located, matrix: Matrix, size: tuple[int, int]) -> Plane:
-    """Return the located part's mask in the canonical frame, (H, W) in 0..1."""
+def in_canonical(located: Located, matrix: Matrix, size: tuple[int, int]) -> Plane:
+    """Return the located part's mask in the canonical frame of `size`, (H, W) in 0..1."""
     to_mask = matrix * located.scale
     to_mask[:, 2] += 0.5 * located.scale - 0.5
     mask = located.mask.astype(np.float32)

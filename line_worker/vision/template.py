@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from line_worker.vision.background import FLOOR, Image, Plane, background, levels, shrink, steepness
 from line_worker.vision.geometry import Layer, Matrix, Pose, grid, read, rotation, sample, wrap
-from line_worker.vision.locate import LOCATE_SIDE, Located, Segment, locate_small
+from line_worker.vision.locate import LOCATE_SIDE, Located, Segmenter, locate_small
 from line_worker.vision.lucas_kanade import Target, choose_target, refine
 
 FINE_SIDE = 512  # long side used for the fine step
@@ -60,13 +60,13 @@ class Found(NamedTuple):
     handedness: float
 
 
-def look(image: Image, white: float, segment: Segment | None = None) -> Look:
-    """Locate the part in `image`, whose full scale is `white`: by its background, or where `segment` sees it."""
+def look(image: Image, white: float, head: Segmenter | None = None) -> Look:
+    """Locate the part in `image`, whose full scale is `white`: by its background, or where `head` sees it."""
     shrunk, scale = shrink(image, FINE_SIDE)
     middle = levels(shrunk, white)
     small, _ = shrink(middle, LOCATE_SIDE)
     height, width = image.shape[:2]
-    return Look(locate_small(small, LOCATE_SIDE / max(height, width), (height, width), segment), middle, scale)
+    return Look(locate_small(small, LOCATE_SIDE / max(height, width), (height, width), head), middle, scale)
 
 
 def prepare(seen: Look, threshold: float) -> View:
