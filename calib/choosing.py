@@ -17,12 +17,12 @@ import numpy as np
 from calib.head import Taught
 from line_worker.errors import DatasetError
 from line_worker.verdicts import Reason
-from line_worker.vision.background import Image
-from line_worker.vision.frame import LOCATED_MIN, common_frame, look_at, sampled, segment_of, showing
+from line_worker.vision.background import Image, Plane
+from line_worker.vision.frame import LOCATED_MIN, common_frame, look_at, sampled, showing
 from line_worker.vision.head import Head
 from line_worker.vision.locate import Located, Method
 from line_worker.vision.posing import Posing
-from line_worker.vision.rectify import PoseMethod, Rectifier
+from line_worker.vision.rectify import PoseMethod, Rectifier, in_canonical
 from line_worker.vision.template import Look
 
 AUTO = "auto"
@@ -88,7 +88,7 @@ def choose(
     if locate == "full":
         return _full(images, names, "none" if pose == AUTO else pose, "locate full, as asked", progress)
     head = None if taught is None else taught.head
-    looks = look_at(sampled(images), frame.white, segment_of(head), lambda share: progress(0.1 * share))
+    looks = look_at(sampled(images), frame.white, head, lambda share: progress(0.1 * share))
     may_be_full = locate == AUTO and taught is None and pose in (AUTO, "none")
     why_not = _unseparated([seen.located for seen in looks]) if may_be_full else ""
     if not why_not:
@@ -201,14 +201,26 @@ def unlikeness(rectifier: Rectifier, images: Sequence[Image]) -> float:
     the canonical picture's size is. Parts in an unusual pose count, images without a part do not.
     """
     area = float(rectifier.occupancy.sum())  # of the average part
-    mean = cv2.GaussianBlur(rectifier.mean, (0, 0), BLUR)
-    away = []
-    for image in images:
-        got = rectifier.rectify(image)
-        if got.reason in (Reason.NONE, Reason.POSE):
-            difference = cv2.GaussianBlur(got.canonical, (0, 0), BLUR) - mean
-            away.append(float(np.sqrt(np.square(difference).sum() / area)))
-    return float(np.median(away))
+    pictures = [picture for picture in (_straightened(rectifier, image) for image in images) if picture is not None]
+    mean = rectifier.mean if rectifier.head is None else np.mean(pictures, axis=0)
+    blurred = cv2.GaussianBlur(mean, (0, 0), BLUR)
+    away = [cv2.GaussianBlur(picture, (0, 0), BLUR) - blurred for picture in pictures]
+    return float(np.median([np.sqrt(np.square(difference).sum() / area) for difference in away]))
+
+
+def _straightened(rectifier: Rectifier, image: Image) -> Plane | None:
+    """Return the canonical picture, None when there is no part to straighten.
+
+    Where a network located it, what lies around the part is painted over: a patterned belt would make the same parts
+    look unlike in every pose.
+    """
+    got, located = rectifier.rectify_located(image)
+    if got.reason not in (Reason.NONE, Reason.POSE):
+        return None
+    if rectifier.head is None or located is None:
+        return got.canonical
+    part = in_canonical(located, got.matrix, rectifier.size)
+    return 1 + (got.canonical - 1) * part.reshape(*part.shape, *[1] * (got.canonical.ndim - 2))
 
 
 def direction_agreement(looks: Sequence[Look]) -> float | None:
