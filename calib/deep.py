@@ -1,7 +1,8 @@
 """Fits the methods on pretrained features: feature, memory, hybrid and network.
 
 Features of all good images are computed once. Everything that learns from them is made once for each fold, to score the
-images it has not seen, and once from all of them.
+images it has not seen, and once from all of them; what is made in seconds, also once without two folds, to judge
+painted defects on many pictures that it has not seen.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 from calib import feature, memory, network, pretrained
 from calib import features as learning
 from calib.features import Library
-from calib.fitting import CLOSED_FOLDS, FOLDS, Fitted, Settings, levelled, rest, split
+from calib.fitting import CLOSED_FOLDS, FOLDS, UNSEEN, Fitted, Settings, levelled, rest, split
+from calib.memory import Place
 from calib.reduction import Reduced, errors, reduce
 from calib.schedule import workers
 from line_worker.vision.deep import BRANCHES, Branch, Deep
@@ -28,7 +30,7 @@ LEVEL_IMAGES = 48
 
 
 class Made(NamedTuple):
-    """A branch for each fold and, last, the final one; errors (N, 1, rows, cols) of held-out images; see Fitted."""
+    """A branch for each set of images in Work.fits; errors (N, 1, rows, cols) of held-out images; see Fitted."""
 
     stages: Sequence[Branch]
     errors: Tensor
@@ -37,7 +39,11 @@ class Made(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What every branch is made from; fits: the images of each model, the last has all."""
+    """What every branch is made from.
+
+    folds: the images that each model of the first `fits` has not seen. fits: the images of each model, the last has
+    all. unseen: those that the model at `apart` has not seen. place: whether places have a memory of their own.
+    """
 
     settings: Settings
     library: Library
@@ -45,7 +51,9 @@ class Work(NamedTuple):
     cells: Tensor
     folds: list[Tensor]
     fits: list[Tensor]
-    placed: bool
+    unseen: Tensor
+    apart: int
+    place: Place
 
 
 def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[np.bool_]) -> Fitted:
@@ -53,21 +61,32 @@ def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[n
     tell, count = settings.progress, len(canonicals)
     features = learning.learn_features(pretrained.load(settings.backbone), canonicals, template)
     library = learning.extract(features, canonicals, settings.threads, lambda share: tell("compute features", share))
-    folds = split(count, settings.seed, FOLDS if settings.method == "network" else CLOSED_FOLDS)
-    fits = [*(rest(fold, count) for fold in folds), torch.arange(count)]
     reduced = reduce(library, features.cells, settings.seed, settings.threads)
-    placed, ratio = memory.is_placed(reduced, features.cells, folds[0], fits[0], settings.seed, settings.threads)
-    work = Work(settings, library, reduced, features.cells, folds, fits, placed)
+    work = _work(settings, library, reduced, features.cells, count)
+    placed, ratio, _ = work.place
     method = settings.method if placed or settings.method != "hybrid" else "memory"
     made = {name: MAKERS[name](work) for name in BRANCHES[method]}
     models = [
-        Deep(method, features, reduced.reduction, {name: one.stages[k] for name, one in made.items()}) for k in (0, -1)
+        Deep(method, features, reduced.reduction, {name: one.stages[k] for name, one in made.items()})
+        for k in (work.apart, -1)
     ]
     apart, final = (model.eval().requires_grad_(False) for model in models)
     flat = tuple(name == "memory" or not placed for name in made)
     maps = torch.cat([one.errors for one in made.values()], 1)
     steps, cut = max(one.steps for one in made.values()), any(one.cut for one in made.values())
-    return Fitted(final, apart, folds[0], maps, flat, steps, cut, (_words(placed, ratio),), len(folds))
+    return Fitted(final, apart, work.unseen, maps, flat, steps, cut, (_words(placed, ratio),), len(work.folds))
+
+
+def _work(settings: Settings, library: Library, reduced: Reduced, cells: Tensor, count: int) -> Work:
+    """Return the folds, and which images each model is made from."""
+    closed = settings.method != "network"
+    folds = split(count, settings.seed, CLOSED_FOLDS if closed else FOLDS)
+    unseen = torch.cat(folds[:UNSEEN]) if closed else folds[0]
+    crossed = [rest(fold, count) for fold in folds]
+    fits = [*crossed, *([rest(unseen, count)] if closed else []), torch.arange(count)]
+    apart = len(folds) if closed else 0
+    place = memory.place(reduced, cells, unseen, fits[apart], settings.seed, settings.threads)
+    return Work(settings, library, reduced, cells, folds, fits, unseen, apart, place)
 
 
 def _memory(work: Work) -> Made:
@@ -75,11 +94,14 @@ def _memory(work: Work) -> Made:
     done: list[float] = [0.0] * len(work.fits)
 
     def build(k: int) -> Branch:
+        if k == work.apart:
+            return work.place.memory
+
         def progress(share: float) -> None:
             done[k] = share
             tell("remember good parts", sum(done) / len(done))
 
-        return memory.build(work.reduced, work.cells, work.fits[k], work.placed, 1000 * seed + k, progress)
+        return memory.build(work.reduced, work.cells, work.fits[k], work.place.placed, 1000 * seed + k, progress)
 
     with workers(work.settings.threads) as pool:
         stages = list(pool.map(build, range(len(work.fits))))

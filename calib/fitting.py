@@ -20,7 +20,8 @@ from calib.schedule import workers
 from line_worker.vision.reconstruct import Reconstructor
 
 FOLDS = 5  # of trained networks
-CLOSED_FOLDS = 10  # of what is made in seconds: each then has seen nearly as much as the final one
+CLOSED_FOLDS = 20  # of what is made in seconds: each then has seen nearly as much as the final one
+UNSEEN = 2  # of those, whose images painted defects are judged on
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Fitted(NamedTuple):
 
 
 def split(count: int, seed: int, folds: int = FOLDS) -> list[Tensor]:
-    """Return `folds` index tensors that hold each of `count` images once, in an order drawn from `seed`."""
+    """Return at most `folds` index tensors that hold each of `count` images once, in an order drawn from `seed`."""
+    folds = min(folds, count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return [order[k::folds] for k in range(folds)]
 

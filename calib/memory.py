@@ -7,6 +7,7 @@ to start with and forgives a pose that is a cell off.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,19 +105,26 @@ def _closest(samples: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([(norms - 2 * torch.bmm(part, across)).argmin(2) for part in torch.split(samples, 8192, 1)], 1)
 
 
-def is_placed(
-    reduced: Reduced, cells: Tensor, fold: Tensor, rest: Tensor, seed: int, threads: int = 1
-) -> tuple[bool, float]:
-    """Return whether prototypes of the place fit held-out good parts as well as shared ones, and the ratio.
+class Place(NamedTuple):
+    """Whether a memory for each cell fits as well as one for all, how far it lies beside the other, and the chosen."""
+
+    placed: bool
+    ratio: float
+    memory: Memory
+
+
+def place(reduced: Reduced, cells: Tensor, unseen: Tensor, rest: Tensor, seed: int, threads: int = 1) -> Place:
+    """Return whether prototypes of the place fit good parts that are `unseen` as well as shared ones, of the `rest`.
 
     Where good parts look the same in the same place, its own prototypes are as near and far more particular. On
     texture they are further away: they were made from fewer looks at what is the same everywhere.
     """
 
-    def typical(placed: bool) -> float:
+    def made(placed: bool) -> tuple[Memory, float]:
         memory = build(reduced, cells, rest, placed, seed)
-        return float(errors(memory, reduced, fold[:SHOWN], 1)[:, 0][:, cells].mean())
+        return memory, float(errors(memory, reduced, unseen[:SHOWN], 1)[:, 0][:, cells].mean())
 
     with workers(threads) as pool:
-        own, shared = pool.map(typical, (True, False))
-    return own <= PLACED * shared, own / shared
+        (own, near), (shared, far) = pool.map(made, (True, False))
+    placed = near <= PLACED * far
+    return Place(placed, near / far, own if placed else shared)

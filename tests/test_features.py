@@ -172,7 +172,8 @@ def test_the_backbone_gets_red_first(backbone):
 @torch.inference_mode()
 def test_gray_is_seen_as_gray_in_colour(learned):
     gray = batch(canonicals())
-    assert all(torch.equal(a, b) for a, b in zip(learned(gray), learned(gray.expand(-1, 3, -1, -1)), strict=True))
+    for one, three in zip(learned(gray), learned(gray.expand(-1, 3, -1, -1)), strict=True):
+        assert torch.allclose(one, three, atol=1e-4)  # its stem adds the three channels' weights first
 
 
 # what travels

@@ -194,7 +194,7 @@ def test_a_good_patch_in_another_place_is_far_only_where_places_are_known():
 @pytest.mark.parametrize(("library", "expected"), [(aligned, True), (texture, False)])
 def test_parts_are_remembered_by_place_and_texture_as_a_whole(library, expected):
     reduced = reduction.reduce(library(), EVERYWHERE, 0)
-    placed, ratio = building.is_placed(reduced, EVERYWHERE, torch.arange(4), torch.arange(4, 20), 0)
+    placed, ratio, _ = building.place(reduced, EVERYWHERE, torch.arange(4), torch.arange(4, 20), 0)
     assert placed is expected
     assert (ratio <= building.PLACED) is expected
 

@@ -23,10 +23,9 @@ CONVS = ("expand", "depthwise", "project")  # of a block, in order; the first ma
 class Conv(nn.Module):
     """A convolution with bias, perhaps followed by ReLU6; `same` pads as TensorFlow does (more at the end)."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, stride: int, active: bool, same: bool) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int, active: bool, same: bool, groups: int) -> None:
         super().__init__()
-        self.stride, self.active = stride, active
-        self.groups = weight.shape[0] if weight.shape[1] == 1 and weight.shape[0] > 1 else 1
+        self.stride, self.active, self.same, self.groups = stride, active, same, groups
         kernel = weight.shape[-1]
         lopsided = same and stride > 1
         self.before = (kernel - stride) // 2 if lopsided else 0
@@ -82,8 +81,9 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Images (B, 3, H, W), RGB in 0..1, to the feature maps after the blocks `taps`, each (B, C_k, H / s_k, W / s_k).
+    """Images (B, 3, H, W), RGB in 0..1, or gray (B, 1, H, W), to feature maps.
 
+    They are those after the blocks `taps`, each (B, C_k, H / s_k, W / s_k).
     strides: of each block. mean, std: (3,), of the images it was trained on. same: see Conv.
     """
 
@@ -104,6 +104,7 @@ class Backbone(nn.Module):
         self.blocks = nn.ModuleList(_block(arrays, k, stride, same) for k, stride in enumerate(strides))
         self.register_buffer("shift", torch.tensor(self.mean)[:, None, None], persistent=False)
         self.register_buffer("scale", 1 / torch.tensor(self.std)[:, None, None], persistent=False)
+        self.gray = _gray(self.stem) if len(set(self.mean)) == len(set(self.std)) == 1 else None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     shift: Tensor
@@ -111,8 +112,9 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the maps, in the order of `taps`."""
-        x = ((images - self.shift) * self.scale).contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
+        stem, channels = (self.gray, 1) if images.shape[1] == 1 and self.gray is not None else (self.stem, 3)
+        x = (images - self.shift[:channels]) * self.scale[:channels]
+        x = stem(x.contiguous(memory_format=torch.channels_last))
         maps = []
         for k, block in enumerate(self.blocks):
             x = block(x)
@@ -164,4 +166,10 @@ def _block(arrays: Mapping[str, NDArray[Any]], k: int, stride: int, same: bool) 
 
 def _conv(arrays: Mapping[str, NDArray[Any]], name: str, stride: int, active: bool, same: bool) -> Conv:
     weight, bias = (torch.from_numpy(arrays[f"{name}.{kind}"].copy()).float() for kind in ("weight", "bias"))
-    return Conv(weight, bias, stride, active, same)
+    groups = weight.shape[0] if weight.shape[1] == 1 and weight.shape[0] > 1 else 1
+    return Conv(weight, bias, stride, active, same, groups)
+
+
+def _gray(stem: Conv) -> Conv:
+    """Return the stem for pictures whose three channels are one: a third of the work."""
+    return Conv(stem.weight.sum(1, keepdim=True), stem.bias.clone(), stem.stride, stem.active, stem.same, 1)

@@ -81,7 +81,7 @@ class Features(nn.Module):
     def raw(self, canonical: Tensor) -> list[Tensor]:
         """Return the backbone's maps as they come."""
         alone = 1 + (canonical - 1) * self.visible
-        rgb = alone.flip(1) if alone.shape[1] == 3 else alone.expand(-1, 3, -1, -1)
+        rgb = alone.flip(1) if alone.shape[1] == 3 else alone
         maps: list[Tensor] = self.backbone((rgb * self.gain + self.offset).clamp(0, 1))
         return maps
 
