@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.line import Measured
+from bench.soak import Soaked
 
 
 def machine() -> str:
@@ -32,6 +33,27 @@ def show_runs(runs: Sequence[Measured], *, as_json: bool, knee_ms: float | None 
     console.print(_stages_table(runs[-1]))
     if knee_ms is not None:
         console.print(f"highest rate with p99 <= {knee_ms:g} ms and nothing undecided: {best or 'none of these'}")
+    console.print(machine(), style="dim")
+
+
+def show_soak(found: Soaked, *, as_json: bool) -> None:
+    """Print one row a process and whether it grew."""
+    if as_json:
+        print(json.dumps({"machine": machine(), **found.as_dict()}))
+        return
+    console = Console()
+    title = f"{found.minutes:g} min, {found.load.rate:g} parts/s, model {found.load.model}: {found.counts}"
+    table = Table(title=f"Memory of its own and descriptors by process ({title})")
+    for column in ("process", "MB", "MB/h", "descriptors", "per hour", "starts", ""):
+        table.add_column(column, justify="left" if column in ("process", "") else "right")
+    for one in found.trends:
+        memory, descriptors = (
+            (f"{one.mb:.1f}", f"{one.mb_slope:+.1f}"),
+            (f"{one.descriptors}", f"{one.descriptor_slope:+.1f}"),
+        )
+        table.add_row(one.process, *memory, *descriptors, str(one.starts), "GROWS" if one.grows else "flat")
+    console.print(table)
+    console.print(f"bound: {found.max_slope:g} MB/h; frames, pictures and messages: at most {found.bound_mb:.0f} MB")
     console.print(machine(), style="dim")
 
 

@@ -1,4 +1,4 @@
-"""`line-worker bench`: throughput, latency and accuracy. Everything heavy is imported by the command that needs it."""
+"""`line-worker bench`: throughput, latency, growth, accuracy. What is heavy is imported where it is needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-bench_app = typer.Typer(help="Measure throughput, latency and accuracy.")
+bench_app = typer.Typer(help="Measure throughput, latency, growth and accuracy.")
 
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
@@ -74,6 +74,27 @@ def throughput(
     runs = knee(_load(model, rate, seconds, size, workers, folder, deadline), limit)
     show_runs(runs, as_json=as_json, knee_ms=limit)
     return 0 if runs[0].in_time and runs[0].elapsed_ms["p99"] <= limit else 1
+
+
+@bench_app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long the line runs.")] = 10,
+    model: Model = "stub",
+    rate: Rate = 50,
+    size: Size = "1024x1024",
+    workers: Workers = 2,
+    folder: Folder = "",
+    deadline: Deadline = 1000,
+    slope: Annotated[float, typer.Option(min=0, help="MB an hour that a process may grow by.")] = 20.0,
+    as_json: Json = False,
+) -> int:
+    """Run a line for a while; exit code 1 when memory or descriptors of one of its processes grow."""
+    from bench.show import show_soak
+    from bench.soak import soak as run
+
+    found = run(_load(model, rate, 60, size, workers, folder, deadline), minutes, slope)
+    show_soak(found, as_json=as_json)
+    return 0 if found.flat else 1
 
 
 @bench_app.command()

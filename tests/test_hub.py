@@ -19,7 +19,7 @@ from line_worker.hub import flood, ledger, run
 from line_worker.hub.commands import Commands
 from line_worker.hub.drift import DriftWatch
 from line_worker.hub.ledger import MAX_GAP
-from line_worker.hub.run import Hub, active_bundle, memory_bound
+from line_worker.hub.run import Hub, active_bundle
 from line_worker.hub.sources import SILENT_S
 from line_worker.verdicts import Reason, StationState, StopCause
 from line_worker.wire import control
@@ -751,8 +751,3 @@ def test_the_bundle_is_named_by_its_manifest(short_path: Path) -> None:
     folder.mkdir()
     (folder / "manifest.json").write_bytes(b"{}")
     assert active_bundle(missing) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
-
-
-@pytest.mark.parametrize(("transport", "frames"), [("ring", 10), ("inline", 12)])
-def test_memory_has_a_bound(short_path: Path, transport: str, frames: int) -> None:
-    assert memory_bound(config_in(short_path, transport=transport)) == frames * 10_000

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from line_worker.config import Config, LogSink, RecordSink, StoreSink
 from line_worker.doctor import Finding, error, ok, warning
+from line_worker.hub.bounds import memory_bound
 from line_worker.hub.journal import READABLE
-from line_worker.hub.run import memory_bound
 from line_worker.wire.frames import SHM
 
 SYNCS = 40
@@ -133,8 +133,8 @@ def check_memory(config: Config, *, running: bool) -> Iterator[Finding]:
         yield warning("shared memory", text, "leave some room: others use it too")
     else:
         yield ok("shared memory", text)
-    bound, available = memory_bound(config), _available()
-    text = f"frames take at most {bound / 1e6:.0f} MB, {available / 1e6:.0f} MB are available"
+    bound, available = memory_bound(config).total, _available()
+    text = f"frames, pictures and messages take at most {bound / 1e6:.0f} MB, {available / 1e6:.0f} MB are available"
     if bound > available:
         yield warning(
             "memory", text, "make the cameras' window or max_frame_mb smaller: under load it will not suffice"

@@ -22,6 +22,7 @@ from line_worker.config import Config
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.hub.ballast import Ballast
 from line_worker.hub.books import Books
+from line_worker.hub.bounds import memory_bound
 from line_worker.hub.commands import Commands
 from line_worker.hub.control import ControlSocket
 from line_worker.hub.drift import WINDOW, DriftWatch
@@ -234,19 +235,14 @@ def calibration_size(config: Config) -> int:
         return 0
 
 
-def memory_bound(config: Config) -> int:
-    """Return the bytes that frames can take at most, in the hub and in shared memory, all windows full."""
-    inline = sum(int(c.max_frame_mb * 1e6) * (c.window + 2) for c in config.cameras if c.transport == "inline")
-    rings = sum(int(c.max_frame_mb * 1e6) * c.ring_slots for c in config.cameras if c.transport == "ring")
-    return inline * 2 + rings
-
-
 def run(config: Config) -> int:
     """Run the hub until SIGTERM; returns the exit code."""
     stop, notifier = StopFlag(), Notifier()
     with only_one(config.line.runtime, "hub"):
         hub = Hub(config, time.monotonic())
-        log.info("hub is up", line=config.line.name, frames_mb=memory_bound(config) / 1e6, bundle=hub.workers.bundle)
+        bound = memory_bound(config)
+        log.info("hub is up", line=config.line.name, bundle=hub.workers.bundle)
+        log.info("memory is bounded", total_mb=round(bound.total / 1e6, 1), by_place_mb=bound.as_mb())
         notifier.ready("waiting for workers and sinks")
         try:
             while not stop:

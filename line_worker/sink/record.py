@@ -24,6 +24,7 @@ from line_worker.errors import FrameError, RecordingError, SinkError
 from line_worker.sink import QuietSink
 from line_worker.sink.recent import RecentKeys
 from line_worker.wire.frames import FrameReader
+from line_worker.wire.limits import RECORDER_BYTES
 from line_worker.wire.recording import RecordingMeta, Trigger
 from line_worker.wire.recording_writer import RecordingWriter
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-QUEUE_BYTES = 256_000_000  # pictures waiting for the disk
 TELL_S = 1.0
 QUEUE_ITEMS = 20_000  # triggers and outcomes waiting for the disk
 
@@ -47,7 +47,7 @@ class Recorder(QuietSink):
 
     wants_frames = True
 
-    def __init__(self, path: Path, config: Config, tolerance: float, queue_bytes: int = QUEUE_BYTES) -> None:
+    def __init__(self, path: Path, config: Config, tolerance: float, queue_bytes: int = RECORDER_BYTES) -> None:
         self._path, self._config, self._tolerance = path, config, tolerance
         self._queue_bytes = queue_bytes
         self._thread: WriterThread | None = None

@@ -13,13 +13,12 @@ import structlog
 
 from line_worker.config import Config
 from line_worker.joining import open_wire
+from line_worker.wire.limits import CROPS_WAITING
 from line_worker.wire.links import CROPS
 from line_worker.wire.messages import Crop, FrameKey
 from line_worker.worker.model import Finding, Model
 
 log = structlog.get_logger()
-
-WAITING = 8
 
 
 class CropSender:
@@ -29,7 +28,7 @@ class CropSender:
         self._model, self._name = model, name
         self._wire = open_wire(config, "worker")
         self._channel = self._wire.connect(CROPS, name)
-        self._queue: queue.Queue[tuple[FrameKey, Any, Finding] | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[tuple[FrameKey, Any, Finding] | None] = queue.Queue(CROPS_WAITING)
         self.dropped = 0
         self._thread = threading.Thread(target=self._work, name="crops", daemon=True)
         self._thread.start()
@@ -47,7 +46,7 @@ class CropSender:
             self._queue.put(None, timeout=1)
             self._thread.join(timeout=2)
         except queue.Full:
-            log.warning("crops are stuck; not waiting for them", waiting=WAITING)
+            log.warning("crops are stuck; not waiting for them", waiting=CROPS_WAITING)
         if not self._thread.is_alive():
             self._wire.close(flush_s=0.5)
 

@@ -26,6 +26,7 @@ from line_worker.joining import check_cameras, open_wire
 from line_worker.verdicts import Reason
 from line_worker.wire import messages as m
 from line_worker.wire.frames import FrameReader
+from line_worker.wire.limits import CREDIT_BATCHES
 from line_worker.wire.links import WORK
 from line_worker.wire.sockets import Wire
 from line_worker.worker.batching import Batcher, Pace
@@ -141,7 +142,7 @@ class Runner:
         self._hello_at = time.monotonic()
         self._session = int.from_bytes(os.urandom(7), "big")
         self._batcher = Batcher(self._largest, self._pace)
-        credits = 2 * self._largest
+        credits = CREDIT_BATCHES * self._largest
         self._channel.send(
             m.WorkerHello(self.name, self._session, credits, self.model.bundle, self._stall_ms, self.model.device)
         )

@@ -1,0 +1,87 @@
+"""How much memory the line's frames, pictures and messages can take at most, all windows and queues full. Pure.
+
+What Python, the libraries and the model need comes on top (`bench soak` shows it by process). Peers are taken to obey
+their windows; a queue's mark bounds what one that does not can cause, message by message.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from line_worker.config import Camera, Config
+from line_worker.wire.limits import AHEAD_FRAMES, CREDIT_BATCHES, CROPS_WAITING, RECORDER_BYTES
+from line_worker.wire.links import CROPS, FRAMES, OUTCOMES, SLACK_BYTES, WORK
+
+
+class MemoryBound(NamedTuple):
+    """Bytes by where they are: shared memory, and the processes of each role together."""
+
+    rings: int
+    hub: int
+    sources: int
+    workers: int
+    sinks: int
+    messages: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+    def as_mb(self) -> dict[str, float]:
+        """Return megabytes by where they are, for people."""
+        return {name: round(value / 1e6, 1) for name, value in self._asdict().items()}
+
+
+def memory_bound(config: Config) -> MemoryBound:
+    """Return the bound for the configured line."""
+    return MemoryBound(
+        rings=sum(_bytes(c) * c.ring_slots for c in config.cameras if c.transport == "ring"),
+        hub=_hub(config),
+        sources=sum(_bytes(c) * (AHEAD_FRAMES + (c.window + 2) * _inline(c)) for c in config.cameras),
+        workers=config.workers.count * _worker(config),
+        sinks=_sinks(config),
+        messages=_messages(config),
+    )
+
+
+def _bytes(camera: Camera) -> int:
+    return int(camera.max_frame_mb * 1e6)
+
+
+def _inline(camera: Camera) -> bool:
+    return camera.transport == "inline"
+
+
+def _credits(config: Config) -> int:
+    """Return the frames that all workers may hold."""
+    return config.workers.count * CREDIT_BATCHES * config.workers.batch
+
+
+def _hub(config: Config) -> int:
+    """Inline frames: announced and arriving, on their way to workers, and copies on their way to recorders."""
+    inline = [c for c in config.cameras if _inline(c)]
+    largest = max(map(_bytes, inline), default=0)
+    recorders = sum(sink.kind == "record" for sink in config.sinks)
+    windows = sum(2 * (c.window + 2) * _bytes(c) for c in inline)
+    return windows + (_credits(config) + recorders * OUTCOMES.high_water) * largest
+
+
+def _worker(config: Config) -> int:
+    """Copies of leased frames, anomalies that wait to be drawn and, on their way, their pictures."""
+    held = (CREDIT_BATCHES * config.workers.batch + CROPS_WAITING + 1) * config.frame_bytes
+    return held + CROPS.high_water * CROPS.frames * config.frame_bytes
+
+
+def _sinks(config: Config) -> int:
+    """Pictures that wait for the store, and frames that wait for a recorder's disk or to be copied by it."""
+    store = CROPS.high_water * CROPS.frames * config.frame_bytes
+    taps = OUTCOMES.high_water * max((_bytes(c) for c in config.cameras if _inline(c)), default=0)
+    recorder = RECORDER_BYTES + config.frame_bytes + taps
+    return sum({"store": store, "record": recorder}.get(sink.kind, 0) for sink in config.sinks)
+
+
+def _messages(config: Config) -> int:
+    """Bodies in the queues of both ends of every connection, pixels apart."""
+    peers = ((FRAMES, len(config.cameras)), (WORK, config.workers.count), (OUTCOMES, len(config.sinks)))
+    return sum(2 * 2 * count * link.high_water * SLACK_BYTES for link, count in peers)

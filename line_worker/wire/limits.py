@@ -1,0 +1,8 @@
+"""How much may wait where, beside the links' own marks: what the roles obey and the memory bound is made of."""
+
+from __future__ import annotations
+
+AHEAD_FRAMES = 10  # that any source has read, drawn or decoded before they are asked for
+CREDIT_BATCHES = 2  # batches that a worker holds: one computed, one waiting
+CROPS_WAITING = 8  # pictures of anomalies that a worker has not drawn yet
+RECORDER_BYTES = 256_000_000  # of pictures that wait for a recorder's disk
