@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from line_worker.config import Config, parse
-from line_worker.doctor import Finding, Level, host, model, ok, ways
+from line_worker.doctor import Finding, Level, host, keys, model, ok, ways
 from line_worker.doctor.run import examine, run, within
 from line_worker.health import only_one
 from line_worker.images import save_png
+from line_worker.wire.keys import create
 
 SYNTHETIC = {"kind": "synthetic", "width": 320, "height": 240}
 
@@ -290,6 +291,25 @@ def test_an_unsynchronised_clock_is_a_warning(tmp_path: Path, monkeypatch: pytes
     assert (monotonic.level, wall.level) == (Level.OK, Level.WARNING)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert "is not set" in list(host.check_clock(station(tmp_path)))[1].text
+
+
+def test_keys_that_others_can_read_are_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    pairs = iter([(letter * 40, letter.upper() * 40) for letter in "abcd"])
+    for role in ("hub", "source", "worker"):
+        create(folder, role, role, lambda: next(pairs))
+    line = {"tcp": "127.0.0.1:5600", "keys": {"dir": str(folder)}}
+    config = station(tmp_path, line=line)
+    levels = {finding.check: finding.level for finding in keys.check_keys(config)}
+    expected = {"key of hub": Level.OK, "key of source": Level.OK, "key of worker": Level.OK, "keys": Level.OK}
+    assert levels == expected | {"key of sink": Level.WARNING}
+    (folder / "source.secret").chmod(0o440)
+    broken = [finding for finding in keys.check_keys(config) if finding.level is Level.ERROR]
+    assert {finding.check for finding in broken} == {"keys", "key of source"}
+    assert "can be read by others" in broken[0].text
+    shutil.rmtree(folder)
+    assert only(keys.check_keys(config)).level is Level.ERROR
+    assert list(keys.check_keys(station(tmp_path))) == [], "a line on one host has none"
 
 
 def test_while_the_line_runs_what_it_holds_is_left_alone(short_path: Path, taken: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from line_worker.config import Config, load
-from line_worker.doctor import Finding, Level, error, host, model, ok, ways
+from line_worker.doctor import Finding, Level, error, host, keys, model, ok, ways
 from line_worker.doctor.ways import Check
 from line_worker.errors import ConfigError
 
@@ -64,6 +64,7 @@ def _checks(config: Config, running: bool) -> Iterator[tuple[str, Check, float]]
     yield "journal disk", lambda: host.check_journal_disk(config), LIMIT_S
     yield "memory", lambda: host.check_memory(config, running=running), LIMIT_S
     yield "runtime", lambda: host.check_runtime(config), LIMIT_S
+    yield "keys", lambda: keys.check_keys(config), LIMIT_S
     yield "clock", lambda: host.check_clock(config), LIMIT_S
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from line_worker.config import PORTS, Camera, Config, PlcSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.errors import SinkError, SourceError
+from line_worker.joining import is_away
 from line_worker.sink.plc.client import RegisterClient
 from line_worker.source import Captured, Source, make_source
 from line_worker.verdicts import Reason
@@ -124,7 +125,8 @@ def _answers(what: str, sink: PlcSink) -> Finding:
 
 def check_ports(config: Config, *, running: bool) -> Iterator[Finding]:
     """The ports that the configuration names are free."""
-    named = [("line.tcp", config.line.tcp, PORTS), ("line.metrics", config.line.metrics, 1)]
+    hub = "" if is_away(config) else config.line.tcp  # the hub's host looks after its own
+    named = [("line.tcp", hub, PORTS), ("line.metrics", config.line.metrics, 1)]
     for what, address, count in named:
         if not address or running:
             continue

@@ -63,7 +63,8 @@ def _hub(config: Config) -> int:
     inline = [c for c in config.cameras if _inline(c)]
     largest = max(map(_bytes, inline), default=0)
     recorders = sum(sink.kind == "record" for sink in config.sinks)
-    windows = sum(2 * (c.window + 2) * _bytes(c) for c in inline)
+    arriving = max(c.window for c in config.cameras) + 2  # the mark of the frames link
+    windows = sum((c.window + 2 + arriving) * _bytes(c) for c in inline)
     return windows + (_credits(config) + recorders * OUTCOMES.high_water) * largest
 
 
