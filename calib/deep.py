@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calib import feature, memory, network, pretrained
+from calib import attention, feature, memory, network, pretrained
 from calib import features as learning
 from calib.features import Library
 from calib.fitting import CLOSED_FOLDS, FOLDS, UNSEEN, Fitted, Settings, levelled, rest, split
@@ -24,6 +24,8 @@ from calib.memory import Place
 from calib.reduction import Reduced, errors, reduce
 from calib.schedule import workers
 from line_worker.vision.deep import BRANCHES, Branch, Deep
+from line_worker.vision.features import Features
+from line_worker.vision.network import Network
 
 Canonical = NDArray[np.float32]
 LEVEL_IMAGES = 48
@@ -74,7 +76,10 @@ def fit(settings: Settings, canonicals: Sequence[Canonical], template: NDArray[n
     flat = tuple(name == "memory" or not placed for name in made)
     maps = torch.cat([one.errors for one in made.values()], 1)
     steps, cut = max(one.steps for one in made.values()), any(one.cut for one in made.values())
-    return Fitted(final, apart, work.unseen, maps, flat, steps, cut, (_words(placed, ratio),), len(work.folds))
+    notes = [_words(placed, ratio)]
+    if settings.method == "network":
+        notes.append(_rivalled(work, made["network"], features, canonicals, template))
+    return Fitted(final, apart, work.unseen, maps, flat, steps, cut, tuple(notes), len(work.folds))
 
 
 def _work(settings: Settings, library: Library, reduced: Reduced, cells: Tensor, count: int) -> Work:
@@ -129,7 +134,8 @@ def _held_out(work: Work, stages: Sequence[Branch]) -> Tensor:
 def _network(work: Work) -> Made:
     settings = work.settings
     cells = work.cells.numel()
-    steps = settings.steps or network.plan(settings.seconds, len(work.fits), settings.threads, cells)
+    models = len(work.fits) + 1  # the rival of `_rivalled`
+    steps = settings.steps or network.plan(settings.seconds, models, settings.threads, cells)
     trained = network.train_together(
         work.library,
         work.cells,
@@ -148,6 +154,31 @@ def _network(work: Work) -> Made:
     held_out = [judged(k, fold) for k, fold in enumerate(work.folds)]
     levels = [judged(k, fit[:: -(-len(fit) // LEVEL_IMAGES)]).mean(0) for k, fit in enumerate(work.fits)]
     return Made(trained.stages, levelled(held_out, levels, work.folds), trained.steps, trained.cut)
+
+
+def _rivalled(
+    work: Work, made: Made, features: Features, canonicals: Sequence[Canonical], template: NDArray[np.bool_]
+) -> str:
+    """Return how the network fares beside the same one with, or without, attention."""
+    settings, fit = work.settings, work.fits[work.apart]
+    rival = network.train_together(
+        work.library,
+        work.cells,
+        [fit],
+        made.steps,
+        settings.seed,
+        settings.deadline,
+        settings.threads,
+        not settings.attention,
+        lambda share: settings.progress("train the rival", share),
+    )
+    if rival.steps < made.steps:
+        return "The time ran short before the network could be compared with its rival."
+    chosen = made.stages[work.apart]
+    assert isinstance(chosen, Network)
+    unseen = [canonicals[k] for k in work.unseen.tolist()]
+    compared = attention.compare(chosen, rival.stages[0], features, unseen, template, settings.seed, settings.threads)
+    return compared.words(settings.attention)
 
 
 MAKERS: dict[str, Callable[[Work], Made]] = {"memory": _memory, "feature": _feature, "network": _network}
