@@ -131,6 +131,14 @@ def test_many_at_once_are_served(server: HttpServer) -> None:
     assert got == [200] * len(threads)
 
 
+def test_a_peer_that_never_stops_asking_is_paced(server: HttpServer) -> None:
+    end, count = time.monotonic() + 0.5, 0
+    while time.monotonic() < end:
+        assert ask(server, "GET", "/page")[0] == 200
+        count += 1
+    assert 0 < count <= 0.5 / pages.PAUSE_S + 1
+
+
 def test_a_taken_port_says_so(server: HttpServer) -> None:
     with pytest.raises(WireError, match=r"cannot be bound.*give another one"):
         HttpServer(("127.0.0.1", port(server)), {})
