@@ -41,6 +41,21 @@ def acknowledge(
     return 0
 
 
+def challenge(
+    config: ConfigPath,
+    camera: Annotated[str, typer.Option(help="Which camera; may be left out where there is one.")] = "",
+    parts: Annotated[int, typer.Option(min=0, help="How many parts; 0: as configured.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Announce known-bad parts: the next ones of the camera must FAIL, or nothing passes until that is acknowledged."""
+    import json
+
+    found = _ask(config, "challenge", camera=camera, parts=parts)
+    words = f"the next {found['parts']} parts of camera {found['camera']} must fail; `line-worker status` counts them"
+    typer.echo(json.dumps(found) if as_json else words)
+    return 0
+
+
 def _in_words(found: dict[str, Any]) -> str:
     cause = f" ({found['cause']})" if found["cause"] else ""
     counts = ", ".join(f"{verdict} {count}" for verdict, count in found["counts"].items())
@@ -53,6 +68,15 @@ def _in_words(found: dict[str, Any]) -> str:
             for name, well in found[f"{what}s"].items()
         ),
         counts,
+        *(
+            f"canaries of camera {name}: {one['failed']} failed as they must, {one['missed']} missed"
+            for name, one in found["canaries"].items()
+        ),
+        *(
+            f"challenge of camera {name}: {one['failed']} of {one['parts']} failed, {one['left']} to come"
+            for name, one in found["challenges"].items()
+            if one["parts"]
+        ),
         *(f"WARNING {warning}" for warning in found["warnings"]),
         *(f"ALARM {_alarm(alarm)}" for alarm in found["alarms"]),
     ]
@@ -68,3 +92,4 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command()(status)
     app.command()(acknowledge)
+    app.command()(challenge)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveIn
 
 from line_worker.config_problems import across, explain
 from line_worker.config_problems import without_credentials as without_credentials
-from line_worker.config_rules import LineRules
+from line_worker.config_rules import Checks, LineRules
 from line_worker.config_section import Section as Section
 from line_worker.errors import ConfigError
 
@@ -105,7 +105,7 @@ Source = Annotated[
 ]
 
 
-class Camera(Section):
+class Camera(Checks):
     """One camera: its source, and by when each of its parts must have an answer."""
 
     name: Name
@@ -114,7 +114,6 @@ class Camera(Section):
     max_frame_mb: float = Field(default=4.0, gt=0, le=256)
     transport: Literal["ring", "inline"] = "ring"
     frozen: Literal["refuse", "allow"] = "refuse"  # the same bytes as the picture before
-    rules: LineRules = LineRules()
     source: Source
 
     @property
@@ -135,6 +134,7 @@ class Workers(Section):
     runtime: Literal["auto", "torch", "openvino"] = "auto"  # auto: openvino on a CPU where it is installed
     batch: int = Field(default=4, ge=1, le=256)
     threads: PositiveInt | None = None
+    stub_blind: bool = False  # the stub passes canaries, too
     stub_ms: float = Field(default=0.0, ge=0)  # how long the stub pretends to compute for one frame
 
     @property

@@ -52,6 +52,16 @@ def test_frames_inside_messages() -> None:
     assert found.sources == (AHEAD_FRAMES + 4 + 2) * FRAME
 
 
+@pytest.mark.parametrize(("transport", "bait"), [("ring", 0), ("inline", 2)])
+def test_canaries_count(transport: str, bait: int) -> None:
+    config = line(transport=transport, cameras=2, window=4)
+    first = config.cameras[0].model_copy(update={"canary_every_s": 60.0})
+    before = memory_bound(config)
+    after = memory_bound(config.model_copy(update={"cameras": (first, config.cameras[1])}))
+    assert after.hub - before.hub == bait * FRAME
+    assert after.workers - before.workers == 2 * 2 * FRAME, "each worker's picture, before and after the painting"
+
+
 RECORD = {"kind": "record", "path": "/x.mcap"}
 
 

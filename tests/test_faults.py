@@ -359,3 +359,59 @@ def test_row_33_rotation_and_revocation(tmp_path: Path) -> None:
     line.until(lambda: len(line.outcomes("good")) >= known + 30)
     assert line.outcomes("good")[-30:] == [("PASS", "NONE")] * 30
     line.finish()
+
+
+# ---- checks against a blind station ----------------------------------------------------------------------------------
+
+
+def test_a_blind_station_is_found_by_its_canary(tmp_path: Path) -> None:
+    """Workers that pass everything miss the first canary: nothing passes until the operator acknowledges it."""
+    camera = {"canary_every_s": 60}
+    config = _config(tmp_path, NOISE, camera=camera, workers={"stub_blind": True})
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    said: list[str] = []
+
+    def on_turn() -> None:
+        reasons = [Reason(outcome.reason) for outcome in rehearsal.watcher.outcomes]
+        if not said and reasons.count(Reason.CANARY) >= 3:
+            assert Reason.NONE not in reasons[reasons.index(Reason.CANARY) :], "once found, nothing passes"
+            said.append(_command(config, "acknowledge", "canary").stdout)
+        elif said and reasons[-1] is Reason.NONE:
+            raise Done
+
+    with pytest.raises(Done):
+        rehearsal.run(on_turn, seconds=60)
+    assert "CANARY: camera camera: a part with a defect painted on it passed" in said[0]
+    assert audit(config.journal_path).balanced, "a canary is in no book"
+
+
+def test_a_seeing_station_fails_its_canaries_and_passes_its_parts(tmp_path: Path) -> None:
+    camera = {"canary_every_s": 0.3, "transport": "inline"}
+    config = _config(tmp_path, {**NOISE, "rate": 20, "parts": 60}, camera=camera, workers={"count": 2})
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    rehearsal.run()
+    assert _reasons(config) == [Reason.NONE] * 60
+    events = [json.loads(line) for line in (tmp_path / "line.log").read_text().splitlines() if line.startswith("{")]
+    canaries = [event for event in events if event["event"] == "canary"]
+    assert len(canaries) >= 2
+    assert {event["reason"] for event in canaries} == {"ANOMALY"}
+    assert {event["worker"] for event in canaries} == {"worker-0", "worker-1"}, "each worker gets its turn"
+
+
+def test_a_known_bad_part_that_passes_lets_nothing_else_pass(tmp_path: Path) -> None:
+    config = _config(tmp_path, NOISE)
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    said: list[str] = []
+
+    def on_turn() -> None:
+        reasons = [Reason(outcome.reason) for outcome in rehearsal.watcher.outcomes]
+        if not said and reasons:
+            said.append(_command(config, "challenge", "--camera", "camera", "--parts", "2").stdout)
+        elif said and reasons.count(Reason.CANARY) >= 3:
+            raise Done
+
+    with pytest.raises(Done):
+        rehearsal.run(on_turn, seconds=60)
+    assert said[0].startswith("the next 2 parts of camera camera must fail")
+    reasons = _reasons(config)
+    assert Reason.NONE not in reasons[reasons.index(Reason.CANARY) :]

@@ -721,6 +721,116 @@ def test_an_epoch_whose_journal_is_lost_must_end(rig: Rig) -> None:
     rig.until(lambda: rig.hub.ledger.open_parts == 1)
 
 
+def canary_of(worker: Peer) -> m.Lease:
+    """Wait for a canary; returns its lease."""
+    worker._rig.until(lambda: any(lease.canary for lease in worker.got(m.Lease)))
+    return [lease for lease in worker.got(m.Lease) if lease.canary][-1]
+
+
+def test_a_missed_canary_lets_nothing_pass_until_it_is_acknowledged(short_path: Path) -> None:
+    with rig_with(short_path, canary_every_s=3600.0) as rig:
+        source, worker = rig.running()
+        source.say(frame(0, place="inline", pixels=b"1234"))
+        worker.say(answer(worker.hears(m.Lease)[0]))
+        assert rig.outcomes(1) == {0: Reason.NONE}
+        canary = canary_of(worker)
+        assert (canary.lease, canary.pixels, canary.frame.key.seq) == (-1, b"1234", 0)
+        source.say(frame(1))
+        worker.hears(m.Lease, 3)
+        worker.say(answer(canary))  # it has passed
+        worker.say(answer(worker.got(m.Lease)[-1], score=5.0))
+        source.say(frame(2))
+        worker.say(answer(worker.hears(m.Lease, 4)[-1]))
+        assert rig.outcomes(3) == {0: Reason.NONE, 1: Reason.CANARY, 2: Reason.CANARY}
+        assert asked(rig, "status")["canaries"]["cam"]["missed"] == 1
+        rig.restart()
+        rig.watch()
+        assert rig.beat().stop_line == StopCause.CANARY, "it stands over a restart"
+        assert rig.hub.ledger.distrusted
+        asked(rig, "acknowledge")
+        assert not rig.hub.ledger.distrusted
+        totals = {"PASS": 1, "NO_DECISION": 2}
+        assert rig.hub.journal.totals() == totals, "the canary is in no book"
+
+
+def test_a_canary_that_fails_changes_nothing_and_waits_for_parts(short_path: Path) -> None:
+    with rig_with(short_path, canary_every_s=3600.0) as rig:
+        source, worker = rig.running()
+        source.say(frame(0), frame(1))
+        first, second = worker.hears(m.Lease, 2)
+        worker.say(answer(first))
+        rig.outcomes(1)
+        assert not [lease for lease in worker.got(m.Lease) if lease.canary], "the worker still holds a part"
+        worker.say(answer(second))
+        worker.say(answer(canary_of(worker), score=5.0))
+        source.say(frame(2))
+        worker.say(answer(worker.hears(m.Lease, 4)[-1]))
+        assert set(rig.outcomes(3).values()) == {Reason.NONE}
+        assert asked(rig, "status")["canaries"] == {
+            "cam": {"failed": 1, "missed": 0, "score": 5.0, "threshold": 1.0},
+        }
+
+
+def test_an_answer_to_a_canary_that_nobody_sent_is_refused(short_path: Path) -> None:
+    with rig_with(short_path, canary_every_s=3600.0) as rig:
+        source, worker = rig.running()
+        source.say(frame(0))
+        [lease] = worker.hears(m.Lease)
+        with capture_logs() as logs:
+            worker.say(answer(lease, lease=-7))
+            rig.until(lambda: any("no canary of ours" in str(entry["event"]) for entry in logs))
+        worker.say(answer(lease))
+        assert rig.outcomes(1) == {0: Reason.NONE}
+
+
+def test_known_bad_parts_must_fail_and_one_that_would_pass_stops_everything(short_path: Path) -> None:
+    with rig_with(short_path, rules={"rejects_in_row": 2}, challenge_every_s=3600.0) as rig:
+        source, worker = rig.running()
+        assert asked(rig, "challenge", parts=2) == {"ok": True, "camera": "cam", "parts": 2}
+        source.say(frame(0), frame(1))
+        for lease in worker.hears(m.Lease, 2):
+            worker.say(answer(lease, score=5.0))
+        assert rig.outcomes(2) == {0: Reason.ANOMALY, 1: Reason.ANOMALY}
+        assert rig.beat().stop_line == 0, "the rules do not count them"
+        assert rig.hub.guard.challenges.cameras["cam"].failed == 2
+        asked(rig, "challenge", camera="cam", parts=1)
+        source.say(frame(2), frame(3))
+        for lease in worker.hears(m.Lease, 4)[2:]:
+            worker.say(answer(lease))
+        assert rig.outcomes(4)[2] is Reason.CANARY
+        assert rig.outcomes(4)[3] is Reason.CANARY
+        rig.beat()
+        assert rig.beat().stop_line == StopCause.CANARY
+        [cleared] = asked(rig, "acknowledge")["cleared"]
+        assert "a known-bad part passed (t/cam/1000/2)" in cleared
+        source.say(frame(4))
+        worker.say(answer(worker.hears(m.Lease, 5)[-1]))
+        assert rig.outcomes(5)[4] is Reason.NONE
+
+
+def test_an_overdue_challenge_warns_or_stops_and_is_remembered_over_a_restart(short_path: Path) -> None:
+    with rig_with(short_path, challenge_every_s=1000.0, challenge_overdue="stop") as rig:
+        rig.hub.guard._met["cam"] = time.time() - 990
+        rig.hub.guard._unsaved = True
+        rig.hub.guard.save()
+        rig.restart()
+        rig.watch()
+        assert rig.beat().stop_line == 0
+        now = time.monotonic() + 20
+        assert "camera cam: no challenge was met for" in rig.hub.guard.warnings(now)[0]
+        rig.hub.guard.watch(now)
+        assert rig.beat().stop_line == StopCause.CHALLENGE
+        asked(rig, "acknowledge")
+        rig.hub.guard.watch(now)
+        assert rig.beat().stop_line == 0, "it says so once a period"
+
+
+@pytest.mark.parametrize("wrong", [{"camera": "x"}, {"camera": 1}, {"parts": -1}, {"parts": 5000}, {"parts": "2"}])
+def test_a_challenge_of_nothing_is_refused(rig: Rig, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Commands(rig.hub).challenge(**wrong)
+
+
 def test_parts_that_a_stop_leaves_undecided_stop_no_line(short_path: Path) -> None:
     with rig_with(short_path, rules={"undecided_in_row": 1}) as rig:
         source, worker = rig.running()

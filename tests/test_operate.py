@@ -16,7 +16,11 @@ from line_worker.hub.control import ControlSocket
 
 WELL: dict[str, Any] = {"line": "t", "state": "RUNNING", "cause": "", "stop_line": "NONE", "alarms": [], "warnings": []}
 WELL |= {"bundle": "ab" * 32, "workers": 2, "cameras": {"top": True}, "sinks": {"plc": False}, "open_parts": 1}
-WELL |= {"counts": {"PASS": 7, "FAIL": 1}}
+WELL |= {
+    "counts": {"PASS": 7, "FAIL": 1},
+    "canaries": {"top": {"failed": 3, "missed": 1, "score": 2.0, "threshold": 1.0}},
+}
+WELL |= {"challenges": {"top": {"parts": 3, "left": 1, "failed": 2}, "side": {"parts": 0, "left": 0, "failed": 0}}}
 ALARM = {"cause": "SILENT", "camera": "top", "text": "9 parts passed", "wall": 0.0}
 Run = Callable[..., tuple[int, str]]
 
@@ -33,11 +37,15 @@ class Answers:
         self.asked.append(cause)
         return {"cleared": self.cleared}
 
+    def challenge(self, camera: str, parts: int) -> dict[str, Any]:
+        return {"camera": camera or "top", "parts": parts or 3}
+
 
 @pytest.fixture
 def answers(short_path: Path) -> Iterator[Answers]:
     said, stop = Answers(), threading.Event()
-    control = ControlSocket(short_path, {"status": lambda: said.status, "acknowledge": said.acknowledge})
+    commands = {"status": lambda: said.status, "acknowledge": said.acknowledge, "challenge": said.challenge}
+    control = ControlSocket(short_path, commands)
 
     def serve() -> None:
         while not stop.wait(0.005):
@@ -75,6 +83,9 @@ def test_status_of_a_line_that_is_well(answers: Answers, run: Run) -> None:
     assert "bundle abababababab, 2 workers, 1 open parts" in text
     assert "sink plc: NOT WELL" in text
     assert "PASS 7, FAIL 1" in text
+    assert "canaries of camera top: 3 failed as they must, 1 missed" in text
+    assert "challenge of camera top: 2 of 3 failed, 1 to come" in text
+    assert "challenge of camera side" not in text, "none was ever begun"
     code, text = run("status", "--json")
     assert code == 0
     assert next(json.loads(line) for line in text.splitlines() if line.startswith("{")) == {"ok": True, **WELL}
@@ -110,6 +121,13 @@ def test_acknowledge_tells_what_was_cleared(answers: Answers, run: Run) -> None:
     assert code == 0
     assert "acknowledged: SILENT: camera top: 9 parts passed" in text
     assert answers.asked == ["", "silent"]
+
+
+def test_challenge_tells_what_must_fail(answers: Answers, run: Run) -> None:
+    assert run("challenge")[1].splitlines()[-1].startswith("the next 3 parts of camera top must fail")
+    code, text = run("challenge", "--camera", "side", "--parts", "5")
+    assert code == 0
+    assert "the next 5 parts of camera side must fail" in text
 
 
 def test_without_a_running_line_the_command_says_so(run: Run) -> None:

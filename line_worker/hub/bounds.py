@@ -59,18 +59,20 @@ def _credits(config: Config) -> int:
 
 
 def _hub(config: Config) -> int:
-    """Inline frames: announced and arriving, on their way to workers, and copies on their way to recorders."""
+    """Inline frames: announced and arriving, on their way to workers, bait, and copies on their way to recorders."""
     inline = [c for c in config.cameras if _inline(c)]
     largest = max(map(_bytes, inline), default=0)
     recorders = sum(sink.kind == "record" for sink in config.sinks)
     arriving = max(c.window for c in config.cameras) + 2  # the mark of the frames link
     windows = sum((c.window + 2 + arriving) * _bytes(c) for c in inline)
-    return windows + (_credits(config) + recorders * OUTCOMES.high_water) * largest
+    canaries = sum(2 * _bytes(c) for c in inline if c.canary_every_s)  # bait, and what is on its way
+    return windows + canaries + (_credits(config) + recorders * OUTCOMES.high_water) * largest
 
 
 def _worker(config: Config) -> int:
-    """Copies of leased frames, anomalies that wait to be drawn and, on their way, their pictures."""
-    held = (CREDIT_BATCHES * config.workers.batch + CROPS_WAITING + 1) * config.frame_bytes
+    """Copies of leased frames, a canary, anomalies that wait to be drawn and, on their way, their pictures."""
+    canary = 2 * any(camera.canary_every_s for camera in config.cameras)  # before and after its defect is painted
+    held = (CREDIT_BATCHES * config.workers.batch + CROPS_WAITING + 1 + canary) * config.frame_bytes
     return held + CROPS.high_water * CROPS.frames * config.frame_bytes
 
 

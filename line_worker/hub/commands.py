@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from line_worker.errors import ConfigError
+from line_worker.hub.canary import Aviary
 from line_worker.hub.control import Command
 from line_worker.verdicts import Verdict
 
 if TYPE_CHECKING:
     from line_worker.hub.run import Hub
+
+MAX_PARTS = 1000
 
 
 class Commands:
@@ -25,7 +28,7 @@ class Commands:
     @property
     def table(self) -> dict[str, Command]:
         """Every command by its name on the socket."""
-        return {"status": self.status, "acknowledge": self.acknowledge}
+        return {"status": self.status, "acknowledge": self.acknowledge, "challenge": self.challenge}
 
     def status(self) -> dict[str, Any]:
         """Return how the line is: its state, alarms that wait for acknowledgement, warnings, counts."""
@@ -40,6 +43,11 @@ class Commands:
                 for alarm in hub.guard.alarms
             ],
             "warnings": list(hub.warnings),
+            "canaries": {name: _canaries(one) for name, one in hub.guard.canaries.cameras.items()},
+            "challenges": {
+                name: {"parts": one.parts, "left": one.left, "failed": one.failed}
+                for name, one in hub.guard.challenges.cameras.items()
+            },
             "bundle": hub.workers.bundle,
             "workers": len(hub.workers),
             "cameras": {name: source.ready for name, source in hub.sources.present.items()},
@@ -53,4 +61,22 @@ class Commands:
         if not isinstance(cause, str):
             raise ConfigError("cause", ["should be a word"])
         cleared = self._hub.guard.acknowledge(cause.upper())
+        self._hub.ledger.distrusted = self._hub.guard.distrusted
         return {"cleared": [str(alarm) for alarm in cleared]}
+
+    def challenge(self, camera: str = "", parts: int = 0) -> dict[str, Any]:
+        """Expect known-bad parts: the next `parts` of `camera` must FAIL (left out: the only one, its usual number)."""
+        cameras = self._hub.challenge_parts
+        camera = camera or (next(iter(cameras)) if len(cameras) == 1 else "")
+        if not isinstance(camera, str) or camera not in cameras:
+            raise ConfigError("camera", [f"{camera!r} is not one of this line's: {', '.join(cameras)}"])
+        if not isinstance(parts, int) or not 0 <= parts <= MAX_PARTS:
+            raise ConfigError("parts", [f"should be a number up to {MAX_PARTS}"])
+        parts = parts or cameras[camera]
+        self._hub.guard.challenges.begin(camera, parts)
+        self._hub.ledger.challenge(camera, parts)
+        return {"camera": camera, "parts": parts}
+
+
+def _canaries(one: Aviary) -> dict[str, Any]:
+    return {"failed": one.failed, "missed": one.missed, "score": one.score, "threshold": one.threshold}

@@ -5,6 +5,7 @@ A hub that starts again finds the alarms of the one before it: only the operator
 
 from __future__ import annotations
 
+import json
 import time
 
 import structlog
@@ -12,6 +13,8 @@ import structlog
 from line_worker.config import Config
 from line_worker.errors import ConfigError, JournalError
 from line_worker.hub.alarms import Alarm, Alarms
+from line_worker.hub.canary import Canaries
+from line_worker.hub.challenge import Challenges
 from line_worker.hub.journal import Journal
 from line_worker.hub.reopening import set_aside
 from line_worker.hub.rules import RuleWatch
@@ -20,18 +23,26 @@ from line_worker.wire.messages import Outcome
 
 log = structlog.get_logger()
 
-KEPT, DAMAGED = "alarms", "damaged journals"
+KEPT, DAMAGED, MET = "alarms", "damaged journals", "challenges met"
 
 
 class Guard:
     """The alarms of one line and the rules that sound them."""
 
-    def __init__(self, config: Config, journal: Journal) -> None:
+    def __init__(self, config: Config, journal: Journal, now: float) -> None:
         self._journal = journal
         self._of = {camera.name: camera.rules for camera in config.cameras}
         self._rules = {camera: RuleWatch(rules) for camera, rules in self._of.items()}
         self.alarms = Alarms.load(journal.kept(KEPT))
         self._unsaved = False
+        shortest = min(camera.deadline_ms for camera in config.cameras) / 1000
+        self.canaries = Canaries({c.name: c.canary_every_s for c in config.cameras}, shortest, now)
+        every = {c.name: c.challenge_every_s for c in config.cameras}
+        self._met: dict[str, float] = json.loads(journal.kept(MET) or "{}")  # camera -> Unix time of the last one
+        ages = {camera: max(0.0, time.time() - wall) for camera, wall in self._met.items()}
+        self.challenges = Challenges(every, ages, now)
+        self._stops = {c.name for c in config.cameras if c.challenge_overdue == "stop"}
+        self._told: dict[str, float] = {}  # camera -> until when an overdue challenge has stopped the line
         for alarm in self.alarms:
             log.error("alarm still stands", what=str(alarm))
         self._tell_of_damage()
@@ -50,6 +61,34 @@ class Guard:
     def journal_error(self) -> str:
         """Why the journal is not to be trusted until that is acknowledged, "" while it is."""
         return "; ".join(alarm.text for alarm in self.alarms.standing(StopCause.JOURNAL))
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether the station has missed a defect and nobody has acknowledged that."""
+        return bool(self.alarms.standing(StopCause.CANARY))
+
+    def watch(self, now: float) -> None:
+        """Sound what canaries and challenges have to say."""
+        for camera, text in self.canaries.take_misses():
+            self.sound(StopCause.CANARY, camera, text)
+        for camera, text in self.challenges.overdue(now).items():
+            if camera in self._stops and now >= self._told.get(camera, now):
+                self._told[camera] = now + self.challenges.cameras[camera].every_s
+                self.sound(StopCause.CHALLENGE, camera, text)
+
+    def warnings(self, now: float) -> tuple[str, ...]:
+        """What somebody should look at although nothing stops for it."""
+        overdue = (f"camera {camera}: {text}" for camera, text in self.challenges.overdue(now).items())
+        return (*self.canaries.warnings(now), *overdue)
+
+    def take_known_bad(self, outcome: Outcome, now: float) -> None:
+        """Take the released outcome of a part of a challenge; the rules do not count it."""
+        camera = outcome.key.camera
+        if outcome.score is not None and outcome.threshold is not None and outcome.score <= outcome.threshold:
+            self.sound(StopCause.CANARY, camera, f"a known-bad part passed ({outcome.key}), so nothing else may")
+        if self.challenges.decided(camera, Verdict(outcome.verdict), now):
+            log.info("challenge met", camera=camera)
+            self._met[camera], self._unsaved = time.time(), True
 
     def take(self, outcome: Outcome) -> None:
         """Take a released outcome; those of a hub that stops say nothing about the line."""
@@ -85,13 +124,14 @@ class Guard:
         return cleared
 
     def save(self) -> None:
-        """Write the alarms down where they have changed.
+        """Write alarms and met challenges down where they have changed.
 
         Raises:
             JournalError: that is not possible now; `settle` tries again.
         """
         if self._unsaved:
             self._journal.keep(KEPT, self.alarms.dump())
+            self._journal.keep(MET, json.dumps(self._met))
             self._unsaved = False
 
     def settle(self) -> None:

@@ -44,6 +44,8 @@ class Ledger:
         self._announced: dict[tuple[str, int], int] = {}
         self._ticket = 0
         self._leases = Leases()
+        self._challenge: Counter[str] = Counter()  # camera -> how many of its next parts are known to be bad
+        self.distrusted = False  # the station has missed a defect: nothing it says counts
 
     # ---- announcements ------------------------------------------------------------------------------------------
 
@@ -88,9 +90,14 @@ class Ledger:
         if not self.announced_up_to(key.camera, key.epoch, key.seq, now):
             return False
         epoch.next_seq = self._announced[epoch.name] = key.seq + 1
-        part = Part(key, now, now)
+        part = Part(key, now, now, challenge=self._challenge[key.camera] > 0)
+        self._challenge[key.camera] -= part.challenge
         self._fill(epoch, part, frame, pixels, now)
         return True
+
+    def challenge(self, camera: str, parts: int) -> None:
+        """The next `parts` parts of the camera are known to be bad: none of them may pass."""
+        self._challenge[camera] = parts
 
     def announced_up_to(self, camera: str, epoch: int, next_seq: int, now: float) -> bool:
         """Parts below `next_seq` exist: those that never came are gaps. False when they are too many."""
@@ -188,8 +195,11 @@ class Ledger:
             self.counts["mismatch"] += 1
             self.give_back(part, now, blame=False)
             return False
+        reason = judge(result, may_pass)
+        if self.distrusted or (part.challenge and reason is Reason.NONE):
+            self.distrusted, reason = True, Reason.CANARY
         evidence = (result.score, result.threshold, result.regions, result.bundle, worker, result.stages)
-        part.settle(Decision(judge(result, may_pass), now, *evidence, p_value=result.p_value), Event.RESULT)
+        part.settle(Decision(reason, now, *evidence, p_value=result.p_value), Event.RESULT)
         self._decided.append(part)
         return True
 
@@ -255,10 +265,6 @@ class Ledger:
                 yield part
             if not epoch.parts and self._current.get(epoch.camera) not in (None, epoch.epoch):
                 del self.epochs[name]
-
-    def knows(self, camera: str, epoch: int) -> bool:
-        """Whether this epoch of the camera is open, or has parts that are not released."""
-        return (camera, epoch) in self.epochs
 
     def is_settled(self, key: FrameKey) -> bool:
         """Whether the key has been released, by this hub or an earlier one (its source may forget it)."""

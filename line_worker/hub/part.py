@@ -73,7 +73,8 @@ class Decision:
 
 @dataclass(slots=True)
 class Part:
-    """One announced part. `t0` and `due` are monotonic seconds; `orphan` parts were open when a hub died.
+    """One announced part. `t0` and `due` are monotonic seconds; `orphan` parts were open when a hub died; those of a
+    `challenge` are known to be bad.
 
     `row` numbers its row in the journal: 0 when another one stands there already, -1 when it could not be written.
     """
@@ -89,6 +90,7 @@ class Part:
     lease: int = 0
     session: int = 0
     orphan: bool = False
+    challenge: bool = False
     row: int = 0
     decision: Decision | None = None
 

@@ -66,12 +66,14 @@ class Hub:
         self.ledger = Ledger(config.line.name, camera_rules(config))
         self.outbox = Outbox(outcomes, self.journal, {s.name: s.kind != "plc" for s in config.sinks})
         self.sources = Sources(frames, self.ledger, self.outbox, begun_anew=begun_anew)
-        quarantine = Quarantine(config.line.data / "quarantine")
-        self.workers = Workers(work, self.ledger, self.station, active_bundle(config), quarantine)
+        self.guard = Guard(config, self.journal, now)
+        quarantine, canaries = Quarantine(config.line.data / "quarantine"), self.guard.canaries
+        self.workers = Workers(work, self.ledger, self.station, active_bundle(config), quarantine, canaries)
         self.drift = DriftWatch(self.workers.bundle, calibration_size(config))
+        self.challenge_parts = {c.name: c.challenge_parts for c in config.cameras}
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0
-        self.guard = Guard(config, self.journal)
+        self.ledger.distrusted = self.guard.distrusted
         self._recover(now)
         self.control = ControlSocket(config.line.runtime, Commands(self).table)
         self.monitor = Monitor(config.line.metrics)
@@ -105,6 +107,7 @@ class Hub:
         beat = now - self._beat_at >= BEAT_S
         self._record(beat=beat)
         self._release()
+        self.guard.watch(now)
         self._update_station(now)
         if beat:
             self._beat_at = now
@@ -127,7 +130,10 @@ class Hub:
             outcome = self.books.outcome(part, now)
             self.outbox.offer(outcome)
             self.drift.take(outcome)
-            self.guard.take(outcome)
+            if part.challenge:
+                self.guard.take_known_bad(outcome, now)
+            else:
+                self.guard.take(outcome)
             self.monitor.take(outcome, now)
             if outcome.verdict == Verdict.NO_DECISION:
                 log.warning("no decision", key=str(outcome.key), reason=Reason(outcome.reason).name)
@@ -169,7 +175,8 @@ class Hub:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What somebody should look at, in words."""
-        return (*(str(alarm) for alarm in self.guard.alarms), *self.drift.warnings)
+        alarms = (str(alarm) for alarm in self.guard.alarms)
+        return (*alarms, *self.guard.warnings(time.monotonic()), *self.drift.warnings)
 
     def turned_away(self) -> Counter[str]:
         """Return how many messages and connections were not taken, by cause."""

@@ -90,7 +90,7 @@ class Sources:
         if rival is not None and rival.peer != peer and rival.epoch > hello.epoch:
             self._peers.refuse(peer, f"a newer source of camera {hello.camera!r} is running; stop one of them")
             return
-        if self._begun_anew and hello.next_seq and not self._ledger.knows(hello.camera, hello.epoch):
+        if self._begun_anew and hello.next_seq and (hello.camera, hello.epoch) not in self._ledger.epochs:
             self._peers.refuse(peer, "the journal of this epoch is lost; begin a new one", old_epoch=hello.epoch)
             return
         if not self._ledger.open_epoch(hello.camera, hello.epoch):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import structlog
 
+from line_worker.hub.canary import PATIENCE_S, Canaries
 from line_worker.hub.dispatch import Dispatcher, Seat
 from line_worker.hub.ledger import Ledger
+from line_worker.hub.part import Part
 from line_worker.hub.peers import Peers
 from line_worker.hub.quarantine import Quarantine
 from line_worker.hub.station import Station
+from line_worker.verdicts import Reason, Verdict
 from line_worker.wire import messages as m
 
 log = structlog.get_logger()
@@ -19,9 +22,17 @@ PROBE_S = 0.02  # how often a worker that holds parts is probed: a killed one is
 class Workers:
     """The workers of one line. `bundle` is the only one whose results count."""
 
-    def __init__(self, peers: Peers, ledger: Ledger, station: Station, bundle: str, quarantine: Quarantine) -> None:
+    def __init__(
+        self,
+        peers: Peers,
+        ledger: Ledger,
+        station: Station,
+        bundle: str,
+        quarantine: Quarantine,
+        canaries: Canaries,
+    ) -> None:
         self._peers, self._ledger, self._station, self.bundle = peers, ledger, station, bundle
-        self._quarantine = quarantine
+        self._quarantine, self._canaries = quarantine, canaries
         self._dispatcher = Dispatcher()
         self._probe_at = 0.0
 
@@ -67,6 +78,18 @@ class Workers:
                 self._ledger.give_back(part, now, blame=False)  # it has never been there
                 self._lose(seat.session, "its process is gone", now)
 
+        if self._canaries.cameras and self._ledger.waiting() is None:
+            self._lease_canary(now)
+
+    def _lease_canary(self, now: float) -> None:
+        seats = self._dispatcher.seats
+        found = self._canaries.next((session for session, seat in seats.items() if not seat.holds), now)
+        if found is not None:
+            lease, session, bait = found
+            canary = m.Lease(lease, 1, PATIENCE_S * 1000, bait.frame, bait.pixels, canary=True)
+            if not self._peers.channel.send(canary, seats[session].peer):
+                self._lose(session, "its process is gone", now)
+
     # ---- messages -----------------------------------------------------------------------------------------------
 
     def _hello(self, peer: bytes, hello: m.WorkerHello, now: float) -> None:
@@ -91,11 +114,18 @@ class Workers:
 
     def _result(self, peer: bytes, result: m.Result, now: float) -> None:
         seat = self._progress(peer, result.session, now)
+        if result.lease < 0:
+            self._canary_answered(result, seat, now)
+            return
+        part = seat.holds.get(result.lease) if seat is not None else None
+        pixels = part.pixels if part is not None else b""
         if seat is not None:
             seat.answered(result.lease)
         worker = seat.worker if seat else ""
         mismatches = self._ledger.counts["mismatch"]
         if self._ledger.result(result, worker, self.bundle, self._station.may_pass, now):
+            if part is not None:
+                self._may_be_bait(part, pixels, result, now)
             return
         named = {"key": str(result.key), "worker": worker, "lease": result.lease}
         if self._ledger.counts["mismatch"] > mismatches:
@@ -103,10 +133,33 @@ class Workers:
         else:
             log.info("late result refused", **named)
 
+    def _may_be_bait(self, part: Part, pixels: bytes, result: m.Result, now: float) -> None:
+        if part.frame is not None and part.decision is not None and part.decision.verdict is Verdict.PASS:
+            computed = sum(ms for stage, ms in result.stages.items() if stage != "queue") / 1000
+            self._canaries.passed(part.frame, pixels, now - part.t0, computed, now)
+
+    def _canary_answered(self, result: m.Result, seat: Seat | None, now: float) -> None:
+        reason = self._canaries.result(result, self.bundle, now)
+        worker = seat.worker if seat else ""
+        if reason is None:
+            log.warning("answer to no canary of ours refused", key=str(result.key), worker=worker)
+            return
+        missed = reason is Reason.NONE
+        self._ledger.distrusted |= missed
+        (log.error if missed else log.info)(
+            "canary missed" if missed else "canary",
+            key=str(result.key),
+            worker=worker,
+            reason=reason.name,
+            score=result.score,
+            threshold=result.threshold,
+        )
+
     def _lose(self, session: int, why: str, now: float, *, blame: bool = True) -> None:
         seat = self._dispatcher.leave(session)
         if seat is None:
             return
+        self._canaries.lost(session)
         held = [str(part.key) for part in seat.holds.values()]
         (log.warning if blame else log.info)("worker lost", worker=seat.worker, why=why, held=held)
         for part in self._ledger.lose(session, now, blame=blame):

@@ -133,7 +133,10 @@ class WorkerHello:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A frame to score; the answer must carry `lease` and arrive within `slack_ms`."""
+    """A frame to score; the answer must carry `lease` and arrive within `slack_ms`.
+
+    With `canary` a copy of it is to be scored on which the worker has painted a defect; there is no hurry.
+    """
 
     KIND: ClassVar[int] = 17
     lease: int
@@ -141,6 +144,7 @@ class Lease:
     slack_ms: float
     frame: Frame
     pixels: bytes = field(default=b"", repr=False)
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ class Model(Protocol):
             DeviceMemoryError: the batch does not fit into the device's memory.
         """
 
+    def canary(self, image: NDArray[Any], seed: int) -> Finding | None:
+        """Paint a strong defect on a copy of `image` and inspect it; None when there is no place for one."""
+
     def pictures(self, image: NDArray[Any], finding: Finding) -> list[tuple[str, bytes]]:
         """Return (name, PNG) of what people want to see of an anomaly."""
 
@@ -70,8 +73,8 @@ class StubModel:
 
     bundle, device = "stub", "none"
 
-    def __init__(self, stub_ms: float) -> None:
-        self._seconds = stub_ms / 1000
+    def __init__(self, stub_ms: float, blind: bool = False) -> None:
+        self._seconds, self._blind = stub_ms / 1000, blind
 
     def example(self) -> NDArray[Any]:
         """Return a small gray picture."""
@@ -84,6 +87,11 @@ class StubModel:
         if lap is not None:
             lap("stub")
         return [StubFinding() for _ in images]
+
+    def canary(self, image: NDArray[Any], seed: int) -> Finding | None:
+        """Fail, unless this stub is to be blind."""
+        [finding] = self.inspect([image])
+        return finding if self._blind else StubFinding(Reason.ANOMALY, score=2.0)
 
     def pictures(self, image: NDArray[Any], finding: Finding) -> list[tuple[str, bytes]]:
         """Return nothing: a stub sees no anomalies."""
@@ -131,6 +139,21 @@ class BundleModel:
                 "make workers.batch smaller, or the device freer"
             ) from error
 
+    def canary(self, image: NDArray[Any], seed: int) -> Inspected | None:
+        """Paint a spot on the part of a copy of `image`, where it is judged, and inspect that."""
+        import cv2
+
+        from line_worker.vision.canary import paint_spot
+
+        rectifier, zones = self._inspection.rectifier, self._inspection.standard.zones
+        part = rectifier.rectify(image)
+        if part.reason is not Reason.NONE:
+            return None
+        cells = zones.mask.cpu().numpy().astype(np.uint8)
+        judged = cv2.resize(cells, rectifier.size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        spotted = paint_spot(image, part.matrix, judged & rectifier.template_mask, rectifier.frame.white, seed)
+        return self._inspection.inspect([spotted])[0]
+
     def pictures(self, image: NDArray[Any], finding: Any) -> list[tuple[str, bytes]]:
         """Return the overlay and a crop of each anomalous region, as PNG files."""
         from line_worker.images import encode_png
@@ -143,4 +166,4 @@ class BundleModel:
 
 def load_model(workers: Workers) -> Model:
     """Return the model that the configuration names."""
-    return StubModel(workers.stub_ms) if workers.stub else BundleModel(workers)
+    return StubModel(workers.stub_ms, workers.stub_blind) if workers.stub else BundleModel(workers)

@@ -82,6 +82,7 @@ class Runner:
         self._session, self._instance, self._hello_at = 0, 0, 0.0
         self._stall_ms, self._batches, self._progress_at = STALL_MS, 0, 0.0
         self._nonfinite, self._halved = 0, False
+        self._canary: Job | None = None  # waits until there is nothing else to do
 
     def warm_up(self) -> None:
         """Compute batches of every size in use twice; the second time is remembered."""
@@ -96,7 +97,7 @@ class Runner:
 
     def turn(self) -> None:
         """Take leases, compute at most one batch, say that the loop turns."""
-        if not len(self._batcher):
+        if not len(self._batcher) and self._canary is None:
             self._wire.wait(IDLE_S)
         self.take()
         now = time.monotonic()
@@ -105,6 +106,8 @@ class Runner:
         batch = self._batcher.take(now)
         if batch:
             self._compute(batch)
+        elif self._canary is not None:
+            self._judge_canary(self._canary)
         if batch or now - self._progress_at >= PROGRESS_S:
             self._progress_at = now
             self._channel.send(m.Progress(self._session, self._batches))
@@ -141,7 +144,7 @@ class Runner:
         """Introduce ourselves under a new session; leases of an older one are void."""
         self._hello_at = time.monotonic()
         self._session = int.from_bytes(os.urandom(7), "big")
-        self._batcher = Batcher(self._largest, self._pace)
+        self._batcher, self._canary = Batcher(self._largest, self._pace), None
         credits = CREDIT_BATCHES * self._largest
         self._channel.send(
             m.WorkerHello(self.name, self._session, credits, self.model.bundle, self._stall_ms, self.model.device)
@@ -161,7 +164,10 @@ class Runner:
             self._answer(lease, error.reason)
             return
         arrived = time.monotonic()
-        self._batcher.add(Job(lease, image, arrived), arrived + lease.slack_ms / 1000)
+        if lease.canary:
+            self._canary = Job(lease, image, arrived)
+        else:
+            self._batcher.add(Job(lease, image, arrived), arrived + lease.slack_ms / 1000)
 
     def _compute(self, batch: list[Job]) -> None:
         start, clock = time.monotonic(), StageClock()
@@ -190,6 +196,13 @@ class Runner:
                 *self.model.inspect(images[: self._largest], clock),
                 *self.model.inspect(images[self._largest :], clock),
             ]
+
+    def _judge_canary(self, job: Job) -> None:
+        """Judge a copy of the picture with a defect; its pictures are nobody's, so none are sent."""
+        self._canary = None
+        finding = self.model.canary(job.image, job.lease.frame.key.seq)
+        self._batches += 1
+        self._answer(job.lease, finding.reason if finding else Reason.NO_OBJECT, finding)
 
     def _answer(
         self, lease: m.Lease, reason: Reason, finding: Finding | None = None, stages: dict[str, float] | None = None
