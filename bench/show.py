@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.line import Measured
 from bench.soak import Soaked
+from bench.wire import Cost
 
 
 def machine() -> str:
@@ -54,6 +56,23 @@ def show_soak(found: Soaked, *, as_json: bool) -> None:
         table.add_row(one.process, *memory, *descriptors, str(one.starts), "GROWS" if one.grows else "flat")
     console.print(table)
     console.print(f"bound: {found.max_slope:g} MB/h; frames, pictures and messages: at most {found.bound_mb:.0f} MB")
+    console.print(machine(), style="dim")
+
+
+def show_costs(costs: Sequence[Cost], *, as_json: bool) -> None:
+    """Print what a frame costs by each transport."""
+    if as_json:
+        print(json.dumps({"machine": machine(), "costs": [asdict(cost) for cost in costs]}))
+        return
+    size = f"{costs[0].frame_bytes / 1e6:g} MB, median of {costs[0].runs} run(s)"
+    table = Table(title=f"One frame from process to process, ms ({size})")
+    for column in ("transport", "wall", "fastest run", "slowest run", "CPU of both ends"):
+        table.add_column(column, justify="left" if column == "transport" else "right")
+    for cost in costs:
+        figures = (cost.ms, cost.fastest_ms, cost.slowest_ms, cost.cpu_ms)
+        table.add_row(cost.transport, *(f"{figure:.2f}" for figure in figures))
+    console = Console()
+    console.print(table)
     console.print(machine(), style="dim")
 
 

@@ -98,6 +98,21 @@ def soak(
 
 
 @bench_app.command()
+def wire(
+    megabytes: Annotated[float, typer.Option(min=0.001, max=64, help="Size of a frame.")] = 1.0,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each run.")] = 200,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each transport; the median counts.")] = 5,
+    as_json: Json = False,
+) -> int:
+    """Measure what a frame costs between two processes: shared memory, socket file, TCP, TCP with keys."""
+    from bench.show import show_costs
+    from bench.wire import measure
+
+    show_costs(measure(int(megabytes * 1e6), frames, runs), as_json=as_json)
+    return 0
+
+
+@bench_app.command()
 def accuracy(
     category: Annotated[Path, typer.Argument(help="A category in the layout of MVTec AD.")],
     bundle: Annotated[Path | None, typer.Option(help="The bundle to judge with.")] = None,

@@ -164,6 +164,7 @@ class TcpChannel(Channel):
             self._told_at = now
             log.error("refused: its key is not on the allow-list there, or ours for it is wrong", link=self.link.name)
         if self._lost and now - self._renewed_at >= RENEW_S:
+            log.info("connection is made anew", link=self.link.name)
             self.close()
             self.socket, self._renewed_at, self._lost = self._open(), now, False
             self._watch()
