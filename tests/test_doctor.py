@@ -293,6 +293,14 @@ def test_an_unsynchronised_clock_is_a_warning(tmp_path: Path, monkeypatch: pytes
     assert "is not set" in list(host.check_clock(station(tmp_path)))[1].text
 
 
+def test_a_hub_elsewhere_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
+    away = {"tcp": "no-such-host.invalid:5600", "keys": {"dir": str(tmp_path / "keys")}}
+    config = station(tmp_path, line=away)
+    assert "cannot be reached" in only(ways.check_hub(config)).text
+    assert not list(ways.check_ports(config, running=False)), "its ports are not this host's"
+    assert not list(ways.check_hub(station(tmp_path)))
+
+
 def test_keys_that_others_can_read_are_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "keys"
     pairs = iter([(letter * 40, letter.upper() * 40) for letter in "abcd"])

@@ -59,6 +59,7 @@ def _checks(config: Config, running: bool) -> Iterator[tuple[str, Check, float]]
     for name, check in (*ways.camera_checks(config, running=running), *ways.plc_checks(config, running=running)):
         yield name, check, LIMIT_S
     yield "ports", lambda: ways.check_ports(config, running=running), LIMIT_S
+    yield "hub", lambda: ways.check_hub(config), LIMIT_S
     yield "folders", lambda: host.check_folders(config), LIMIT_S
     yield "journal", lambda: host.check_journal(config), LIMIT_S
     yield "journal disk", lambda: host.check_journal_disk(config), LIMIT_S

@@ -18,6 +18,7 @@ from line_worker.source import Captured, Source, make_source
 from line_worker.verdicts import Reason
 
 FRAME_S = 5.0  # how long a source may take for its first frame once it is open
+REACH_S = 3.0
 
 Check = Callable[[], Iterator[Finding]]
 
@@ -128,11 +129,25 @@ def check_ports(config: Config, *, running: bool) -> Iterator[Finding]:
     hub = "" if is_away(config) else config.line.tcp  # the hub's host looks after its own
     named = [("line.tcp", hub, PORTS), ("line.metrics", config.line.metrics, 1)]
     for what, address, count in named:
-        if not address or running:
+        if not address or running or (what == "line.tcp" and is_away(config)):
             continue
         host, port = address.rsplit(":", 1)
         taken = [f for n in range(count) if (f := _free(what, host, int(port) + n, "the line needs it")).advice]
         yield from taken or [ok(what, f"{address} is free" if count == 1 else f"{address} and the next ones are free")]
+
+
+def check_hub(config: Config) -> Iterator[Finding]:
+    """A hub on another host can be reached."""
+    if not is_away(config):
+        return
+    host, port = config.line.tcp.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+    except OSError as failure:
+        advice = "start the hub there, or look for a firewall in between"
+        yield error("hub", f"{config.line.tcp} cannot be reached ({failure}), so this host cannot take part", advice)
+    else:
+        yield ok("hub", f"{config.line.tcp} can be reached")
 
 
 def _free(what: str, host: str, port: int, why: str) -> Finding:
