@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from line_worker.config import Config, parse
 from line_worker.errors import ConfigError
-from line_worker.hub import flood, ledger, run
+from line_worker.hub import flood, run
 from line_worker.hub.commands import Commands
 from line_worker.hub.drift import DriftWatch
 from line_worker.hub.ledger import MAX_GAP
@@ -513,7 +513,7 @@ def test_a_flood_of_headers_is_dropped_and_its_peer_cut(rig: Rig, monkeypatch: p
 
 
 def test_more_unreleased_parts_than_a_source_can_have_are_not_booked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "MAX_UNRELEASED", 10)
+    monkeypatch.setattr(flood, "MAX_UNRELEASED", 10)
     source, _ = rig.running(credits=0)
     source.say(frame(0), *(frame(seq, place="none") for seq in range(1, 100)))
     rig.until(lambda: rig.hub.ledger.open_parts == 10)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from line_worker.hub.ledger import MAX_GAP, Ledger
+from line_worker.wire.messages import FrameKey
+
 RATE = 5_000.0  # messages a second
 BURST = 10_000.0
 EXCESS = 1_000  # messages dropped before the peer is cut
+MAX_UNRELEASED = 2 * MAX_GAP  # parts of one epoch; a source keeps 1,000 at most, and gaps may lie between them
 OVER_WINDOW = 50.0  # what a picture costs that comes although the window is full: a correct source sends none
 
 
@@ -40,3 +44,17 @@ class Allowance:
     def used_up(self) -> bool:
         """Whether the peer floods."""
         return self.dropped >= EXCESS
+
+
+def is_full(ledger: Ledger, key: FrameKey) -> bool:
+    """Whether the window is full before this new part."""
+    known = ledger.epochs.get((key.camera, key.epoch))
+    if known is None or key.seq < known.next_seq:
+        return False
+    return known.open_parts >= ledger.cameras[key.camera].window
+
+
+def is_crowded(ledger: Ledger, key: FrameKey) -> bool:
+    """Whether more parts wait for their release than a correct source announces: a new one is not even booked."""
+    known = ledger.epochs.get((key.camera, key.epoch))
+    return known is not None and key.seq >= known.next_seq and len(known.parts) >= MAX_UNRELEASED

@@ -25,7 +25,6 @@ from line_worker.wire.messages import Frame, FrameKey, Result
 
 MAX_GAP = 1000  # a larger jump of the sequence demands a new epoch
 MAX_FROZEN = 3  # pictures in a row with the bytes of the one before: the camera is stuck
-MAX_UNRELEASED = 2 * MAX_GAP  # parts of one epoch; a source keeps 1,000 at most, and gaps may lie between them
 MAX_LOST = 2  # workers lost with the same part in flight before it is called poison
 
 
@@ -275,18 +274,6 @@ class Ledger:
         """Whether the camera has given the same picture so often in a row that it must be stuck."""
         epoch = self.epochs.get((camera, self._current.get(camera, 0)))
         return epoch is not None and epoch.frozen >= MAX_FROZEN and not self.cameras[camera].repeats
-
-    def is_full(self, key: FrameKey) -> bool:
-        """Whether the window is full before this new part."""
-        known = self.epochs.get((key.camera, key.epoch))
-        if known is None or key.seq < known.next_seq:
-            return False
-        return known.open_parts >= self.cameras[key.camera].window
-
-    def is_crowded(self, key: FrameKey) -> bool:
-        """Whether more parts wait for their release than a correct source announces: a new one is not even booked."""
-        known = self.epochs.get((key.camera, key.epoch))
-        return known is not None and key.seq >= known.next_seq and len(known.parts) >= MAX_UNRELEASED
 
     @property
     def open_parts(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from line_worker.hub.flood import BURST, OVER_WINDOW
+from line_worker.hub.flood import BURST, OVER_WINDOW, is_crowded, is_full
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.outbox import Outbox
 from line_worker.hub.peers import Peers
@@ -105,9 +105,9 @@ class Sources:
         if source is None:
             return
         source.seen = now
-        if frame.place != "none" and self._ledger.is_full(frame.key):
+        if frame.place != "none" and is_full(self._ledger, frame.key):
             self._peers.charge(peer, OVER_WINDOW)
-        if self._ledger.is_crowded(frame.key):
+        if is_crowded(self._ledger, frame.key):
             self._peers.charge(peer, BURST)
             return
         if not self._ledger.announce(frame, frame.pixels, now):
