@@ -218,3 +218,25 @@ def test_several_hosts_need_keys_and_one_does_not(short_path: Path) -> None:
     keys = with_line(tcp="0.0.0.0:5600", keys={"dir": "keys", "source": "source-pc2"}).line.keys
     assert keys is not None
     assert (keys.dir, keys.hub, keys.source) == (short_path / "keys", "hub", "source-pc2")
+
+
+def test_a_camera_s_checks_are_off_until_they_are_asked_for() -> None:
+    camera = parse(WHOLE, base=Path("/srv")).cameras[0]
+    assert (camera.frozen, camera.canary_every_s, camera.challenge_every_s) == ("refuse", 0, 0)
+    rules = camera.rules
+    assert (rules.rejects_in_row, rules.undecided_in_row, rules.reject_rate, rules.silent_window) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("cameras.0.frozen", "ignore", "should be 'refuse' or 'allow'"),
+        ("cameras.0.canary_every_s", -1, "greater than or equal to 0"),
+        ("cameras.0.challenge_overdue", "shout", "should be 'warn' or 'stop'"),
+        ("cameras.0.rules", {"reject_rate": 1.0}, "less than 1"),
+        ("cameras.0.rules", {"rejects_in_a_row": 3}, "did you mean 'rejects_in_row'?"),
+    ],
+)
+def test_what_the_checks_may_be(path: str, value: Any, words: str) -> None:
+    [problem] = problems(put(path, value))
+    assert words in problem

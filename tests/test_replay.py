@@ -143,6 +143,19 @@ def test_a_replay_never_has_a_sink(passed: Path, tmp_path: Path) -> None:
     assert {camera.source.kind for camera in config.cameras} == {"replay"}
 
 
+def test_a_replay_takes_the_same_pictures_twice_where_the_recorded_line_did(tmp_path: Path) -> None:
+    config = line(tmp_path, "stub", {"kind": "synthetic", "part": "noise"})
+    allowed = config.cameras[0].model_copy(update={"frozen": "allow"})
+    config = config.model_copy(update={"cameras": (allowed,)})
+    path = tmp_path / "r.mcap"
+    pixels = np.zeros((4, 5), np.uint8)
+    writer = RecordingWriter(path, RecordingMeta("l", 0.0, 0.0, config.public_json()))
+    frame = Frame(FrameKey("l", "cam0", 1, 0), 0.0, 1.0, (4, 5), "uint8", "gray", checksum(pixels), "inline")
+    writer.frame(Trigger(frame), pixels, 0, 0)
+    writer.close()
+    assert [c.frozen for c in line_of(survey(read_recording(path)), Path("stub"), "max", tmp_path).cameras] == ["allow"]
+
+
 def test_what_cannot_be_replayed_is_refused_before_anything_starts(passed: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no recording")
     (tmp_path / "empty.bundle").mkdir()

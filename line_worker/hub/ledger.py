@@ -12,7 +12,6 @@ Nothing here reads a clock, a file or a socket: time is an argument (seconds of 
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +19,7 @@ from dataclasses import replace
 from line_worker.hub.judging import header_problem, judge
 from line_worker.hub.leases import Leases
 from line_worker.hub.part import CameraRules, Decision, Epoch, Event, Part, State
+from line_worker.hub.schedule import Schedule
 from line_worker.verdicts import Reason
 from line_worker.wire.messages import Frame, FrameKey, Result
 
@@ -36,12 +36,10 @@ class Ledger:
         self.epochs: dict[tuple[str, int], Epoch] = {}
         self.counts: Counter[str] = Counter()  # released parts by verdict, and what was refused
         self._current: dict[str, int] = {}
-        self._waiting: list[tuple[float, int, int, Part]] = []  # by deadline, then order of arrival
-        self._due: list[tuple[float, int, Part]] = []
+        self._schedule = Schedule()
         self._decided: list[Part] = []
         self._stands: list[Part] = []  # decided by an earlier hub, announced again within their deadline
         self._announced: dict[tuple[str, int], int] = {}
-        self._ticket = 0
         self._leases = Leases()
         self._challenge: Counter[str] = Counter()  # camera -> how many of its next parts are known to be bad
         self.distrusted = False  # the station has missed a defect: nothing it says counts
@@ -53,9 +51,8 @@ class Ledger:
     ) -> None:
         """Take over an epoch from the journal of an earlier hub: `holes` below `next_seq` were open when it died.
 
-        `last` is its newest picture, see `Epoch.last`.
-
-        The last decided ones may not have been shown to anybody: they are once their source announces them again.
+        `last` is its newest picture, see `Epoch.last`. The last decided ones may not have been shown to anybody: they
+        are once their source announces them again.
         """
         if camera not in self.cameras:
             return
@@ -165,16 +162,11 @@ class Ledger:
 
     def waiting(self) -> Part | None:
         """Return the waiting part with the earliest deadline, without taking it."""
-        while self._waiting:
-            part = self._waiting[0][3]
-            if part.state is State.WAITING:
-                return part
-            heapq.heappop(self._waiting)
-        return None
+        return self._schedule.waiting()
 
     def lease(self, part: Part, session: int) -> int:
         """Lease the part that `waiting` returned to the worker of `session`; returns the lease's number."""
-        heapq.heappop(self._waiting)
+        self._schedule.take()
         part.on(Event.LEASE)
         part.attempt += 1
         part.lease, part.session = self._leases.give(part.key, session), session
@@ -217,23 +209,19 @@ class Ledger:
             return self._settle(part, Reason.POISON, now)
         if part.on(Event.LOST):
             part.lease, part.session = 0, 0
-            self._queue(part)
+            self._schedule.queue(part)
         return False
 
     # ---- time ---------------------------------------------------------------------------------------------------
 
     def expire(self, now: float, have_workers: bool) -> None:
         """Settle every part whose deadline has come."""
-        while self._due and self._due[0][0] <= now:
-            _, _, part = heapq.heappop(self._due)
-            if part.due <= now:  # an orphan that its source has announced again stands here twice
-                self._settle(part, _why_late(part, have_workers), now)
+        for part in self._schedule.overdue(now):
+            self._settle(part, _why_late(part, have_workers), now)
 
     def next_due(self) -> float | None:
         """Return when the next deadline comes, None when no part is open."""
-        while self._due and not self._due[0][2].open:
-            heapq.heappop(self._due)
-        return self._due[0][0] if self._due else None
+        return self._schedule.next_due()
 
     def stop(self, now: float) -> None:
         """Settle everything that is still open, because the hub stops."""
@@ -296,15 +284,9 @@ class Ledger:
 
     def _add(self, epoch: Epoch, part: Part) -> None:
         epoch.parts[part.key.seq] = part
-        self._ticket += 1
-        heapq.heappush(self._due, (part.due, self._ticket, part))
+        self._schedule.watch(part)
         if part.frame is not None:
-            self._queue(part)
-
-    def _queue(self, part: Part) -> None:
-        self._ticket += 1
-        # a suspect goes last among equals: it will be retried alone
-        heapq.heappush(self._waiting, (part.due, part.lost, self._ticket, part))
+            self._schedule.queue(part)
 
     def _settle(self, part: Part, reason: Reason, now: float) -> bool:
         done = part.settle(Decision(reason, now))

@@ -132,7 +132,7 @@ class Hub:
             self.drift.take(outcome)
             if part.challenge:
                 self.guard.take_known_bad(outcome, now)
-            else:
+            elif part.row:  # else an earlier hub has counted it
                 self.guard.take(outcome)
             self.monitor.take(outcome, now)
             if outcome.verdict == Verdict.NO_DECISION:
