@@ -113,7 +113,7 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the maps, in the order of `taps`."""
         stem, channels = (self.gray, 1) if images.shape[1] == 1 and self.gray is not None else (self.stem, 3)
-        x = (images - self.shift[:channels]) * self.scale[:channels]
+        x = ((images - self.shift[:channels]) * self.scale[:channels]).to(stem.weight.dtype)
         x = stem(x.contiguous(memory_format=torch.channels_last))
         maps = []
         for k, block in enumerate(self.blocks):

@@ -27,9 +27,14 @@ FLOOR = 64.0  # u = (I - bg) / max(bg, FLOOR): a ratio on bright backgrounds, a 
 def shrink(image: Image | Plane, side: int) -> tuple[Image | Plane, float]:
     """Return `image` scaled so that its long side is `side`, and the scale (new pixels per old pixel)."""
     height, width = image.shape[:2]
-    scale = side / max(height, width)
-    size = (max(2, round(width * scale)), max(2, round(height * scale)))
-    return cast(Image, cv2.resize(image, size, interpolation=cv2.INTER_AREA)), scale
+    size = small_size((height, width), side)
+    return cast(Image, cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)), side / max(height, width)
+
+
+def small_size(shape: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return (h, w) of a picture (H, W) scaled so that its long side is `side`."""
+    scale = side / max(shape)
+    return max(2, round(shape[0] * scale)), max(2, round(shape[1] * scale))
 
 
 def levels(image: Image | Plane, white: float) -> Plane | NDArray[np.uint8]:
@@ -59,7 +64,7 @@ def _centres(n: int) -> Plane:
 
 
 @functools.cache
-def _terms(height: int, width: int) -> Plane:
+def fit_terms(height: int, width: int) -> Plane:
     """Return the terms at every pixel centre of a small grid, (height * width, 6)."""
     y, x = np.meshgrid(_centres(height), _centres(width), indexing="ij")
     terms = quadratic(x, y).reshape(-1, 6)
@@ -86,7 +91,7 @@ def fit_background(image: Image | Plane, covered: NDArray[np.bool_] | None = Non
     """
     height, width = image.shape[:2]
     values = image.reshape(height * width, -1).astype(np.float32)
-    terms, ring = _terms(height, width), border_ring(height, width).reshape(-1)
+    terms, ring = fit_terms(height, width), border_ring(height, width).reshape(-1)
     bare = np.ones_like(ring) if covered is None else ~covered.reshape(-1)
     if covered is None or bare.sum() < FIT_PIXELS_MIN:
         away = np.abs(values - np.median(values[ring], 0)).max(1)
@@ -112,7 +117,7 @@ def background(surface: Plane, height: int, width: int) -> Plane:
     """Evaluate a fitted surface (C, 6) on a frame: (height, width, C), exact on a coarse grid, bilinear between."""
     k = max(1, round(max(height, width) / FIT_SIDE))
     rows, cols = max(2, height // k), max(2, width // k)
-    coarse = (_terms(rows, cols) @ surface.T).reshape(rows, cols, -1)
+    coarse = (fit_terms(rows, cols) @ surface.T).reshape(rows, cols, -1)
     fine: Plane = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     return fine.reshape(height, width, -1)
 

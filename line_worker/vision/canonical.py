@@ -31,16 +31,25 @@ def canonical_matrix(pose: Pose, size: tuple[int, int], scale: float) -> Matrix:
 
 def straighten(image: Image, matrix: Matrix, size: tuple[int, int]) -> Image | Plane:
     """Return the pixels of `image` that `matrix` points at, (H, W[, C]), same type; the frame's edge is continued."""
-    shrink = int(np.hypot(matrix[0, 0], matrix[1, 0]) + 1e-9)  # image pixels per canonical pixel
-    if shrink > 1:  # average first: sampling every third pixel would let noise and fine texture through
-        height, width = image.shape[:2]
-        image = cv2.resize(image, (width // shrink, height // shrink), interpolation=cv2.INTER_AREA)
+    height, width = image.shape[:2]
+    smaller = averaged((height, width), float(np.hypot(matrix[0, 0], matrix[1, 0])))
+    if smaller != (height, width):
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
         factors = np.array([image.shape[1] / width, image.shape[0] / height])
         matrix = matrix * factors[:, None]
         matrix[:, 2] += 0.5 * factors - 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     out: Image = cv2.warpAffine(image, matrix, size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
     return out
+
+
+def averaged(shape: tuple[int, int], step: float) -> tuple[int, int]:
+    """Return (h, w) of the picture that is sampled, for `step` image pixels per canonical pixel.
+
+    It is averaged first: sampling every third pixel would let noise and fine texture through.
+    """
+    shrink = max(1, int(step + 1e-9))
+    return shape[0] // shrink, shape[1] // shrink
 
 
 def divide_background(

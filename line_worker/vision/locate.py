@@ -32,6 +32,8 @@ Mask = NDArray[np.uint8]
 Method = Literal["background", "head", "full"]
 
 LOCATE_SIDE = 256  # long side used for locating
+SMOOTHING = 0.7  # pixels: standard deviation of the blur against the sensor's noise
+LEVELS_OF_DEVIATION = 200.0  # steps per unit of deviation in which Otsu's threshold is sought
 COARSE = 0.75  # the coarse mask is where the deviation exceeds this share of Otsu's threshold
 CONTRAST_MIN = 4.0  # Otsu's threshold must be this many sigmas of the border ring
 OUTLINE_MAX = 0.30  # at most this share of the frame's outline may be foreground
@@ -111,7 +113,7 @@ def locate_small(small: Image | Plane, scale: float, shape: tuple[int, int], hea
     if head is not None:
         return segmented(small, scale, shape, head)
     surface = fit_background(shrink(small, FIT_SIDE)[0])
-    signed, away = deviation(cv2.GaussianBlur(small, (0, 0), 0.7), surface)
+    signed, away = deviation(cv2.GaussianBlur(small, (0, 0), SMOOTHING), surface)
     empty = Located(False, "", shape, scale, surface, np.zeros(away.shape, np.uint8), signed, away)
     coarse_threshold, why = _contrast(away)
     if why:
@@ -132,7 +134,7 @@ def segmented(small: Image | Plane, scale: float, shape: tuple[int, int], head: 
     blob, of_all = largest((soft > 0.5).astype(np.uint8))
     near = cv2.dilate(blob, _disc(5))
     surface = fit_background(shrink(small, FIT_SIDE)[0], shrink(near.astype(np.float32), FIT_SIDE)[0] > 0)
-    signed, away = deviation(cv2.GaussianBlur(small, (0, 0), 0.7), surface)
+    signed, away = deviation(cv2.GaussianBlur(small, (0, 0), SMOOTHING), surface)
     empty = Located(False, "", shape, scale, surface, np.zeros_like(blob), signed, away)
     share = float(blob.mean())
     if share <= max(AREA_MIN, head.least):
@@ -172,7 +174,7 @@ def _without_shadow(blob: Mask, signed: Plane, away: Plane, coarse_threshold: fl
     """
     inside = cv2.dilate(blob, _disc(5)) > 0
     threshold = _otsu(_quantised(away[inside]))
-    steep = steepness(cv2.GaussianBlur(signed, (0, 0), 0.7)) / np.float32(32)
+    steep = steepness(cv2.GaussianBlur(signed, (0, 0), SMOOTHING)) / np.float32(32)
     outside = steep[~inside]
     edge = EDGE_MIN
     if len(outside) > 100:
@@ -205,11 +207,15 @@ def _disc(size: int) -> Mask:
 
 
 def _quantised(away: Plane) -> Mask:
-    return np.clip(away * 200, 0, 255).astype(np.uint8)
+    steps: Mask = np.clip(away * np.float32(LEVELS_OF_DEVIATION), 0, 255).astype(np.uint8)
+    return steps
 
 
 def _otsu(values: Mask) -> float:
-    return float(cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]) / 200
+    return (
+        float(cv2.threshold(values.reshape(1, -1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0])
+        / LEVELS_OF_DEVIATION
+    )
 
 
 def largest(mask: Mask) -> tuple[Mask, float]:

@@ -17,6 +17,7 @@ DEVIATION_MIN = 0.1  # floor of the template's standard deviation in the weights
 TUKEY = 4.0  # residuals beyond this many robust sigmas have no say
 STEP_MAX, TURN_MAX = 8.0, 0.15  # the largest step: template cells, and radians or relative size
 TURN_TOLERANCE = 1e-5
+DAMPING = 1.001  # of the normal matrix's diagonal
 PARAMETERS = 3  # x, y, angle: what a rigid pose has; a fourth is the part's size
 
 
@@ -65,7 +66,7 @@ def refine(
         residual = read(layer, target.points, pose) - target.values
         weighted = jacobian * _weights(residual, certainty)
         normal = (weighted @ jacobian.T).astype(np.float64)
-        normal[np.diag_indices(parameters)] *= 1.001
+        normal[np.diag_indices(parameters)] *= DAMPING
         try:
             step = np.linalg.solve(normal, (weighted @ residual).astype(np.float64))
         except np.linalg.LinAlgError:

@@ -128,7 +128,7 @@ class Rectifier:
         return np.asarray(cv2.dilate((self.occupancy > BELONGS).astype(np.uint8), disc) > 0)
 
     @cached_property
-    def _rim(self) -> Matrix:
+    def rim(self) -> Matrix:
         """Points (n, 2) on the part's outline in canonical pixels."""
         part = (self.occupancy > 0.5).astype(np.uint8)
         contours = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
@@ -162,21 +162,21 @@ class Rectifier:
     def _whole(self, image: Image) -> Rectified:
         resized = cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
         canonical = resized.astype(np.float32) / np.float32(self.frame.white)
-        return Rectified(canonical, self._frame_matrix(), 1.0, Reason.NONE)
+        return Rectified(canonical, self.frame_matrix(), 1.0, Reason.NONE)
 
     def _empty(self, reason: Reason) -> Rectified:
-        return Rectified(np.ones(self.mean.shape, np.float32), self._frame_matrix(), 0.0, reason)
+        return Rectified(np.ones(self.mean.shape, np.float32), self.frame_matrix(), 0.0, reason)
 
-    def _frame_matrix(self) -> Matrix:
+    def frame_matrix(self) -> Matrix:
         """Return the matrix that lays the canonical picture over the whole frame."""
         x, y = self.frame.shape[1] / self.size[1], self.frame.shape[0] / self.size[0]
         return np.array([[x, 0, 0.5 * x - 0.5], [0, y, 0.5 * y - 0.5]])
 
     def _outside(self, matrix: Matrix) -> float:
         """Return the share of the part's outline that lies outside the frame."""
-        if not len(self._rim):
+        if not len(self.rim):
             return 0.0
-        points = self._rim @ matrix[:, :2].T + matrix[:, 2]
+        points = self.rim @ matrix[:, :2].T + matrix[:, 2]
         return float(np.mean(np.any((points < -0.5) | (points > np.array(self.frame.shape[::-1]) - 0.5), axis=1)))
 
     def state(self) -> dict[str, NDArray[Any]]:

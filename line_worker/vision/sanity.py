@@ -109,9 +109,15 @@ def measure(image: Image, canonical: Plane, mask: NDArray[np.bool_], white: floa
     )
 
 
+def sampling(shape: tuple[int, ...]) -> slice:
+    """Return which rows, and which columns, of a picture (H, W) are looked at for exposure."""
+    step = -(-max(shape[:2]) // SAMPLES)
+    return slice(step // 2, None, step)
+
+
 def _sampled(picture: NDArray[Any]) -> NDArray[Any]:
-    step = -(-max(picture.shape[:2]) // SAMPLES)
-    return picture[step // 2 :: step, step // 2 :: step]
+    every = sampling(picture.shape)
+    return picture[every, every]
 
 
 def _planes(picture: NDArray[Any]) -> Plane:
@@ -139,13 +145,18 @@ def _focus(canonical: Plane, mask: NDArray[np.bool_]) -> float:
     """
     half = _gray(_halved(canonical))
     quarter = _halved(half)
-    inside = _halved(mask.view(np.uint8) * np.uint8(255), HALVINGS)
-    use = inside >= min(128, int(inside.max()))  # blocks half full, or the fullest of a part thinner than a block
+    use = focus_blocks(mask)
     pictures = (half, quarter, _halved(quarter))
     fine, middle, coarse = (_halved(_structure(p), HALVINGS - k)[use] for k, p in enumerate(pictures, 1))
     structure = np.maximum(middle + coarse, np.float32(FAINT))
     top = np.argsort(structure)[-math.ceil(TOP * len(structure)) :]
     return STEP_EDGES * float(np.median(fine[top] / structure[top]))
+
+
+def focus_blocks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which blocks belong to the part: those half full, or the fullest of a part thinner than a block."""
+    inside = _halved(mask.view(np.uint8) * np.uint8(255), HALVINGS)
+    return np.asarray(inside >= min(128, int(inside.max())))
 
 
 def _halved(picture: NDArray[Any], times: int = 1) -> NDArray[Any]:

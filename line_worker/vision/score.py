@@ -81,7 +81,7 @@ class Rule(NamedTuple):
     scale: Sequence[float] = (1.0,)
 
     def unit(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return centre and scale as tensors (M, 1, 1)."""
+        """Return centre and scale as tensors (M, 1, 1) beside `like`."""
         centre, scale = (torch.tensor(list(x), device=like.device)[:, None, None] for x in (self.centre, self.scale))
         return centre, scale
 

@@ -90,9 +90,7 @@ def _edges(seen: Look, threshold: float) -> Layer:
     smooth = cv2.GaussianBlur(seen.middle[y0:y1, x0:x1], (0, 0), FINE_BLUR)
     steep = steepness(smooth)
     light = np.maximum(background(seen.located.surface, height, width)[y0:y1, x0:x1], np.float32(FLOOR))
-    # a step of height t, blurred by sigma, is steepest at t / (sigma sqrt(2 pi)); Scharr's kernel weighs 32
-    gain = FINE_BLUR * math.sqrt(2 * math.pi) / (32 * EDGE_SATURATION * threshold)
-    relative = steep.reshape(light.shape) * np.float32(gain) / light
+    relative = steep.reshape(light.shape) * np.float32(edge_gain(threshold)) / light
     edges: Plane = np.minimum(relative.max(2), np.float32(1))
     if seen.located.soft is not None:
         edges *= _gate(seen.located, (width, height))[y0:y1, x0:x1]
@@ -104,6 +102,14 @@ def _gate(located: Located, size: tuple[int, int]) -> Plane:
     close = cv2.dilate(located.mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GATE, GATE)))
     gate: Plane = cv2.resize(close.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
     return gate
+
+
+def edge_gain(threshold: float) -> float:
+    """Return what brings Scharr's magnitude, relative to the light, to 1 at EDGE_SATURATION of a step of `threshold`.
+
+    A step of height t, blurred by sigma, is steepest at t / (sigma sqrt(2 pi)); Scharr's kernel weighs 32.
+    """
+    return FINE_BLUR * math.sqrt(2 * math.pi) / (32 * EDGE_SATURATION * threshold)
 
 
 def polar_grid(radius: float) -> tuple[Plane, Plane]:
@@ -132,8 +138,10 @@ def weighted_correlation(a: Plane, b: Plane, weights: Plane) -> float:
 class Coarse:
     """The part at locating resolution, on a square canonical grid of side 2 `radius` with cells of `step` pixels.
 
-    phi, phi_deviation, signed, signed_deviation: float32 (S, S), mean and standard deviation over good parts.
-    parameters: 2 when parts only move, 3 when they also turn.
+    maps: phi, phi_deviation, signed, signed_deviation, float32 (S, S), mean and standard deviation over good parts.
+    parameters: 2 when parts only move, 3 when they also turn. points (n, 2): the cells on and around the part, at which
+    phi, signed and their weights (n,) are compared. centroid (2,), spectrum (2, RADII, ANGLES / 2 + 1) and norm: what
+    the polar correlation needs.
     """
 
     def __init__(self, radius: float, step: float, parameters: int, maps: tuple[Plane, Plane, Plane, Plane]) -> None:
@@ -142,16 +150,16 @@ class Coarse:
         points = grid(radius, radius, step)
         self.target = choose_target(points, phi, phi_deviation, step, COARSE_POINTS)
         support = cv2.dilate((phi > 0.1).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-        self._points, self._phi, self._signed = points[support], phi[support], signed[support]
-        self._phi_weights, self._signed_weights = (
+        self.points, self.phi, self.signed = points[support], phi[support], signed[support]
+        self.phi_weights, self.signed_weights = (
             np.maximum(d[support], np.float32(DEVIATION_MIN)) ** -2 for d in (phi_deviation, signed_deviation)
         )
-        self._centroid = points[phi > 0.5].mean(0).astype(np.float64)
-        self._spectrum, self._norm = self._polar_spectrum(phi, signed)
+        self.centroid = points[phi > 0.5].mean(0).astype(np.float64)
+        self.spectrum, self.norm = self._polar_spectrum(phi, signed)
 
     def _polar_spectrum(self, phi: Plane, signed: Plane) -> tuple[NDArray[np.complex64], float]:
         points, weights = polar_grid(self.radius)
-        where = (points + self._centroid.astype(np.float32)) / np.float32(self.step) + np.float32(len(phi) / 2 - 0.5)
+        where = (points + self.centroid.astype(np.float32)) / np.float32(self.step) + np.float32(len(phi) / 2 - 0.5)
         rings = np.stack([sample(phi, where) * weights, sample(signed, where) * weights])
         return np.conj(np.fft.rfft(rings, axis=2)), float(np.sqrt((rings**2).sum()))
 
@@ -171,10 +179,10 @@ class Coarse:
 
     def quality(self, view: View, pose: Pose) -> float:
         """Return the mean weighted correlation of phi and of the signed deviation with the template, up to 1."""
-        phi, signed = read(view.phi, self._points, pose), read(view.signed, self._points, pose)
+        phi, signed = read(view.phi, self.points, pose), read(view.signed, self.points, pose)
         return 0.5 * (
-            weighted_correlation(phi, self._phi, self._phi_weights)
-            + weighted_correlation(signed, self._signed, self._signed_weights)
+            weighted_correlation(phi, self.phi, self.phi_weights)
+            + weighted_correlation(signed, self.signed, self.signed_weights)
         )
 
     def _hypotheses(self, view: View) -> tuple[list[Pose], float]:
@@ -182,15 +190,15 @@ class Coarse:
         if self.parameters == 2:
             return [self._centred(view, 0.0)], 0.0
         rings = polar(view, self.radius)
-        norm = self._norm * float(np.sqrt((rings**2).sum())) + 1e-9
+        norm = self.norm * float(np.sqrt((rings**2).sum())) + 1e-9
         spectrum = np.fft.rfft(rings, axis=2)
-        direct = np.fft.irfft((spectrum * self._spectrum).sum((0, 1)), ANGLES) / norm
-        mirrored = np.fft.irfft((np.conj(spectrum) * self._spectrum).sum((0, 1)), ANGLES) / norm
+        direct = np.fft.irfft((spectrum * self.spectrum).sum((0, 1)), ANGLES) / norm
+        mirrored = np.fft.irfft((np.conj(spectrum) * self.spectrum).sum((0, 1)), ANGLES) / norm
         poses = [self._centred(view, angle) for angle in _peaks(direct)]
         return poses, float(direct.max() - mirrored.max())
 
     def _centred(self, view: View, angle: float) -> Pose:
-        x, y = np.array(view.located.centre) - rotation(angle) @ self._centroid
+        x, y = np.array(view.located.centre) - rotation(angle) @ self.centroid
         return Pose(wrap(angle), float(x), float(y))
 
 
