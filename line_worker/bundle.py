@@ -167,13 +167,17 @@ def check_place(path: Path) -> None:
         raise BundleError(f"{path}: exists and is not a bundle. It is left alone; choose another name with --out")
 
 
-def verify_golden(bundle: Bundle, inspection: Inspects) -> None:
-    """Judge the golden images again; raises BundleError naming the first that comes out differently."""
+def verify_golden(bundle: Bundle, inspection: Inspects, tolerance: float = 0.0) -> None:
+    """Judge the golden images again; raises BundleError naming the first that comes out differently.
+
+    tolerance: of the inspection, where its arithmetic is coarser than GOLDEN_TOLERANCE.
+    """
+    tolerance = max(GOLDEN_TOLERANCE, tolerance)
     for expected in bundle.manifest["golden"]:
         image = read_image(bundle.path / expected["file"])
         got = inspection.inspect([image])[0]
         reason, score = Reason[expected["reason"]], expected["score"]
-        if got.reason is not reason or not _close(got.score, score):
+        if got.reason is not reason or not _close(got.score, score, tolerance):
             raise BundleError(
                 f"{bundle.path}: golden image {expected['file']} gives {_words(got.reason, got.score)}, expected "
                 f"{_words(reason, score)}. This machine does not reproduce the bundle, so it may not judge parts; "
@@ -181,10 +185,10 @@ def verify_golden(bundle: Bundle, inspection: Inspects) -> None:
             )
 
 
-def _close(got: float | None, expected: float | None) -> bool:
+def _close(got: float | None, expected: float | None, tolerance: float) -> bool:
     if got is None or expected is None:
         return got is expected
-    return math.isfinite(got) and abs(got - expected) <= GOLDEN_TOLERANCE * max(1.0, abs(expected))
+    return math.isfinite(got) and abs(got - expected) <= tolerance * max(1.0, abs(expected))
 
 
 def _words(reason: Reason, score: float | None) -> str:

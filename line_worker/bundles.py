@@ -195,12 +195,12 @@ class _Remembers:
         return judged
 
 
-def judge_golden(bundle: Bundle, inspection: Inspects) -> Iterator[Again]:
+def judge_golden(bundle: Bundle, inspection: Inspects, tolerance: float = 0.0) -> Iterator[Again]:
     """Judge each golden image again; whether it is ok is what `verify_golden` says of it, as before a line starts."""
     for golden in bundle.manifest["golden"]:
         remembers, ok = _Remembers(inspection), True
         try:
-            verify_golden(replace(bundle, manifest={**bundle.manifest, "golden": [golden]}), remembers)
+            verify_golden(replace(bundle, manifest={**bundle.manifest, "golden": [golden]}), remembers, tolerance)
         except BundleError:
             ok = False
         reason, score = remembers.said

@@ -58,7 +58,8 @@ def golden(bundle: BundlePath, device: Device = "auto", as_json: Json = False) -
         typer.echo(f"{bundle}: has no golden image, so nothing shows that this machine reproduces it", err=True)
         return 1
     reproduced = True
-    for again in judge_golden(loaded, Inspection.from_bundle(loaded, device)):
+    inspection = Inspection.from_bundle(loaded, device)
+    for again in judge_golden(loaded, inspection, inspection.tolerance):
         _print(json.dumps(again.as_json()) if as_json else _again(again))
         reproduced &= again.ok
     return 0 if reproduced else 1

@@ -35,11 +35,11 @@ def self_tested(bundle: Bundle, device: str = "auto", runtime: str = "auto") -> 
 
     inspection = Inspection.from_bundle(bundle, device, runtime, _exported(bundle))
     try:
-        verify_golden(bundle, inspection)
+        verify_golden(bundle, inspection, inspection.tolerance)
     except BundleError as error:
         if runtime != "auto" or inspection.runtime == "torch":
             raise
         structlog.get_logger().warning("openvino does not reproduce the bundle: torch is used", error=str(error))
         inspection = Inspection.from_bundle(bundle, device, "torch")
-        verify_golden(bundle, inspection)
+        verify_golden(bundle, inspection, inspection.tolerance)
     return inspection

@@ -188,7 +188,7 @@ def test_what_is_not_finite_is_never_a_pass(inspection, poison, place):
         spoiled[spoiled.shape[0] // 2] = poison
 
         class Spoils:
-            template_mask, frame = rectifier.template_mask, rectifier.frame
+            template_mask, frame, size = rectifier.template_mask, rectifier.frame, rectifier.size
 
             def rectify(self, image):
                 return rectifier.rectify(image)._replace(canonical=spoiled)

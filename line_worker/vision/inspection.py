@@ -8,7 +8,8 @@ decide               the largest deviation against the limit from good parts
 crop                 boxes in the original image, with the figures that led to them
 
 What is calibrated comes from a bundle. On a CPU every image goes through alone, so that a score never depends, not even
-in its last bit, on which other images were in hand; on other devices batches agree within their arithmetic.
+in its last bit, on which other images were in hand; on other devices a whole batch goes through every stage together
+(device/), and agrees with the CPU to `tolerance`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from line_worker.vision.arrays import finite
 from line_worker.vision.cells import batch
 from line_worker.vision.crop import Box, find_boxes
 from line_worker.vision.decide import decide, p_value
+from line_worker.vision.deep import Deep
+from line_worker.vision.device.batches import TOLERANCE, Batches, sizes_up_to
+from line_worker.vision.device.pipeline import Found, Pipeline
 from line_worker.vision.rectify import Rectified, Rectifier
 from line_worker.vision.runtime import Export, choose, compile_openvino
 from line_worker.vision.sanity import measure
@@ -97,10 +101,12 @@ class Inspection:
     ) -> None:
         self.device = _device(device)
         self.rectifier, self.reconstructor = rectifier, reconstructor
-        if isinstance(reconstructor, nn.Module):
-            reconstructor.to(self.device)
-        self.standard = standard.to(self.device)
         self.runtime = choose(runtime, self.device)
+        self.standard, self.batches = standard, self._batched(standard)
+        if self.batches is None:
+            if isinstance(reconstructor, nn.Module):
+                reconstructor.to(self.device)
+            self.standard = standard.to(self.device)
         self._maps = self._compiled(export) if self.runtime == "openvino" else reconstructor
 
     @classmethod
@@ -113,7 +119,7 @@ class Inspection:
     ) -> Inspection:
         """Make an inspection of what is in `bundle` on `device` (auto, cpu, cuda, cuda:1, ...).
 
-        runtime: auto, torch or openvino; export: where its converter's work may be kept; see runtime.py. Raises
+        runtime: auto, torch, openvino or device; export: where its converter's work may be kept; see runtime.py. Raises
         BundleError when the parts of the bundle do not fit together, ConfigError for a device or a runtime that is not
         here.
         """
@@ -133,6 +139,8 @@ class Inspection:
     def inspect(self, images: Sequence[Image], lap: Lap | None = None) -> list[Inspected]:
         """Judge `images`, each uint8 or uint16, (H, W) or (H, W, 3). `lap(stage)` is called as each stage ends."""
         lap = lap or (lambda _: None)
+        if self.batches is not None:
+            return self._inspect_together(self.batches, images, lap)
         parts = [self._checked(image, self.rectifier.rectify(image)) for image in images]
         lap("rectify")
         seen = [part.canonical for part in parts if part.reason is Reason.NONE]
@@ -141,11 +149,48 @@ class Inspection:
         judged = iter([self._judged(canonical, error) for canonical, error in zip(seen, errors, strict=True)])
         lap("score")
         inspected = [
-            self._decided(image, part, next(judged)) if part.reason is Reason.NONE else self._undecided(part)
+            self._decided(image, part.matrix, next(judged))
+            if part.reason is Reason.NONE
+            else self._undecided(part.reason)
             for image, part in zip(images, parts, strict=True)
         ]
         lap("decide")
         return inspected
+
+    @property
+    def tolerance(self) -> float:
+        """How far its scores may lie from a CPU's, as a share of the larger of 1 and the score."""
+        return 0.0 if self.batches is None else TOLERANCE
+
+    def sizes(self, largest: int) -> list[int]:
+        """Return the sizes of batches that have to be warm before batches of 1 to `largest` images come."""
+        return sorted({1, 2, largest}) if self.batches is None else sizes_up_to(largest)
+
+    def _batched(self, standard: Standard) -> Batches | None:
+        """Return what takes whole batches through all stages on the device; None where each stage is called alone."""
+        if isinstance(self.reconstructor, Deep) and self.rectifier.head is None:
+            if self.runtime != "device" and self.device.type == "cpu":
+                return None
+            return Batches(Pipeline(self.rectifier, self.reconstructor, standard), self.device)
+        if self.runtime == "device":
+            raise ConfigError("runtime", ["device is for methods on pretrained features; use torch for this bundle"])
+        return None
+
+    def _inspect_together(self, batches: Batches, images: Sequence[Image], lap: Lap) -> list[Inspected]:
+        fits = [self.rectifier.frame.fits(image) for image in images]
+        found = iter(batches.judge([image for image, fit in zip(images, fits, strict=True) if fit], lap))
+        inspected = [
+            self._told(image, next(found)) if fit else self._undecided(Reason.SHAPE)
+            for image, fit in zip(images, fits, strict=True)
+        ]
+        lap("decide")
+        return inspected
+
+    def _told(self, image: Image, found: Found) -> Inspected:
+        if found.reason is not Reason.NONE:
+            return self._undecided(found.reason)
+        judged = Judged(found.errors, found.expected, found.decision, found.score)
+        return self._decided(image, found.matrix, judged)
 
     def _checked(self, image: Image, part: Rectified) -> Rectified:
         """Return `part`, with a reason when the picture is not like those that the station was commissioned with.
@@ -182,24 +227,24 @@ class Inspection:
         decision = self.standard.decisions(errors, expected)
         return Judged(errors, expected, decision, float(scores(decision)))
 
-    def _decided(self, image: Image, part: Rectified, judged: Judged) -> Inspected:
+    def _decided(self, image: Image, matrix: NDArray[np.float64], judged: Judged) -> Inspected:
         errors, expected, decision, value = judged
         standard = self.standard
         reason = decide(value, standard.threshold)
         if reason is Reason.NONFINITE or not bool(torch.isfinite(errors).all()):
-            return Inspected(Reason.NONFINITE, None, standard.threshold, matrix=part.matrix)
-        height, width = part.canonical.shape[:2]
+            return Inspected(Reason.NONFINITE, None, standard.threshold, matrix=matrix)
+        height, width = self.rectifier.size
         boxes: tuple[Box, ...] = ()
         if reason is Reason.ANOMALY:
             evidence = standard.evidence(errors, decision, expected)
             frame = (image.shape[0], image.shape[1])
-            boxes = find_boxes(evidence, standard.threshold, part.matrix, (height, width), frame)
+            boxes = find_boxes(evidence, standard.threshold, matrix, (height, width), frame)
         anomaly = cv2.resize(decision[0].cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
         p = p_value(value, standard.good) if standard.good else None
-        return Inspected(reason, value, standard.threshold, boxes, anomaly, part.matrix, p)
+        return Inspected(reason, value, standard.threshold, boxes, anomaly, matrix, p)
 
-    def _undecided(self, part: Rectified) -> Inspected:
-        return Inspected(part.reason, None, self.standard.threshold, matrix=None)
+    def _undecided(self, reason: Reason) -> Inspected:
+        return Inspected(reason, None, self.standard.threshold, matrix=None)
 
 
 def _device(name: str) -> torch.device:

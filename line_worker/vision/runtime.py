@@ -3,6 +3,8 @@
 The reconstructor is traced and converted as it is loaded, in a few seconds and from the bundle's own weights; whoever
 loads it may keep what the converter made (exported.py). Both run in single precision; their scores agree to
 GOLDEN_TOLERANCE of the bundle, which every worker proves on the golden images before it judges a part.
+
+`device` is the batched pipeline of device/, which other devices run anyway; on a CPU it is slow and there to be tested.
 """
 
 from __future__ import annotations
@@ -17,14 +19,17 @@ from torch import Tensor, nn
 
 from line_worker.errors import ConfigError
 
-RUNTIMES = ("auto", "torch", "openvino")
+RUNTIMES = ("auto", "torch", "openvino", "device")
 
 Maps = Callable[[Tensor], Tensor]
 Export = Callable[[Callable[[], Any]], Any]  # what converts -> the openvino.Model, perhaps kept from an earlier time
 
 
 def choose(name: str, device: torch.device) -> str:
-    """Return torch or openvino; raises ConfigError when what is asked for is not installed or not for this device."""
+    """Return which of the others `name` stands for here.
+
+    Raises ConfigError when what is asked for is not installed or not for this device.
+    """
     if name not in RUNTIMES:
         raise ConfigError("runtime", [f"{name!r} is not one of {', '.join(RUNTIMES)}"])
     installed = importlib.util.find_spec("openvino") is not None

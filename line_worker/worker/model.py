@@ -44,6 +44,9 @@ class Model(Protocol):
     def example(self) -> NDArray[Any]:
         """Return a picture to warm up with."""
 
+    def sizes(self, largest: int) -> list[int]:
+        """Return the sizes of batches that have to be warm before batches of 1 to `largest` pictures come."""
+
     def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Finding]:
         """Inspect a batch; `lap` is called after every stage.
 
@@ -79,6 +82,10 @@ class StubModel:
     def example(self) -> NDArray[Any]:
         """Return a small gray picture."""
         return np.zeros((64, 64), np.uint8)
+
+    def sizes(self, largest: int) -> list[int]:
+        """Return the smallest two and the largest."""
+        return sorted({1, 2, largest})
 
     def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Finding]:
         """Sleep for as long as computing would take; pass everything."""
@@ -125,6 +132,10 @@ class BundleModel:
     def example(self) -> NDArray[Any]:
         """Return a golden image: its stages take as long as those of any good part."""
         return self._example
+
+    def sizes(self, largest: int) -> list[int]:
+        """Return those that the inspection is prepared for: on a GPU a graph is recorded for each."""
+        return self._inspection.sizes(largest)
 
     def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Inspected]:
         """Inspect a batch; see `Model`."""

@@ -87,7 +87,7 @@ class Runner:
     def warm_up(self) -> None:
         """Compute batches of every size in use twice; the second time is remembered."""
         example = self.model.example()
-        for size in sorted({1, 2, self._largest}):
+        for size in self.model.sizes(self._largest):
             for _ in range(2):
                 start = time.monotonic()
                 self.model.inspect([example] * size)
