@@ -128,7 +128,7 @@ def figures_of(
         "auroc_heldout_good": metrics.auroc(_scores(held_out) if held_out else crossed, _scores(bad)),
         "false_reject_heldout": float(np.mean([j.rejected for j in held_out])) if held_out else None,
         "ms_per_part": float(np.median([sum(j.ms.values()) for j in tested])),
-        **{f"ms_{stage}": float(np.median([j.ms[stage] for j in tested])) for stage in tested[0].ms},
+        **_stages(tested),
         "undecided": sum(j.undecided for j in tested),
         "images": len(tested),
         "per_defect": {defect: _of_defect(defect, good, bad) for defect in sorted({j.sample.defect for j in bad})},
@@ -191,6 +191,12 @@ def _pixel_figures(judged: Sequence[Judgement]) -> dict[str, float | None]:
         return {"pixel_auroc": None, "au_pro": None}
     maps, truths = [j.plane for j in usable if j.plane is not None], [j.truth for j in usable]
     return {"pixel_auroc": metrics.pixel_auroc(maps, truths), "au_pro": metrics.au_pro(maps, truths)}
+
+
+def _stages(judged: Sequence[Judgement]) -> dict[str, float]:
+    """Return the median of each stage; a picture of another size goes through none on a device."""
+    names = {stage: None for j in judged for stage in j.ms}
+    return {f"ms_{stage}": float(np.median([j.ms[stage] for j in judged if stage in j.ms])) for stage in names}
 
 
 def _of_defect(defect: str, good: Sequence[Judgement], bad: Sequence[Judgement]) -> dict[str, float | int]:

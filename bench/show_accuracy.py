@@ -27,6 +27,7 @@ ROWS = (
     ("ms a part", "ms_per_part", ".1f"),
     ("  locate and rectify", "ms_rectify", ".1f"),
     ("  reconstruct", "ms_reconstruct", ".1f"),
+    ("  all of it on the device", "ms_device", ".1f"),
     ("images", "images", "d"),
     ("undecided", "undecided", ".1f"),
     ("trained on", "trained_on", "d"),

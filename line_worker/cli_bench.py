@@ -132,3 +132,22 @@ def accuracy(
 
     asked = Asked(category, bundle, compare, splits, methods, images, reference, minutes, threads, seed, device)
     return run(asked, as_json=as_json)
+
+
+@bench_app.command()
+def device(
+    bundle: Annotated[Path, typer.Option(help="The bundle to judge with.")],
+    folder: Annotated[Path, typer.Option(help="Images to judge.")],
+    batches: Annotated[str, typer.Option(metavar="A,B,...", help="Batch sizes.")] = "1,8,32",
+    device: Device = "auto",
+    agree: Annotated[bool, typer.Option("--agree", help="Judge the images on the CPU, too, and compare.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Measure batches on one device, by size and by stage; exit code 1 when --agree finds another verdict."""
+    from bench.device import profile, sizes
+    from bench.show_device import show
+    from line_worker.bundle import Bundle
+
+    measured = profile(Bundle.load(bundle), folder, sizes(batches), device, agree)
+    show(measured, as_json=as_json)
+    return 1 if measured.agreement is not None and measured.agreement.verdicts_that_differ else 0
