@@ -10,7 +10,7 @@ SOURCES := $(shell find line_worker calib bench -name '*.py' -o -name '*.html')
 TORCH ?= $(if $(wildcard /proc/driver/nvidia/version),torch>=2.13,torch==2.13.0)
 TORCH_ARGS ?=
 
-.PHONY: demo test check format slow wheel clean
+.PHONY: demo test check format slow drill fuzz wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/line-worker demo
 
@@ -20,6 +20,10 @@ test: $(VENV)/.tests
 # long runs: many more steps of the state machine and the message fuzzing
 slow: $(VENV)/.tests
 	HYPOTHESIS_PROFILE=slow $(BIN)/pytest tests/test_ledger.py tests/test_messages.py tests/test_batching.py --timeout 3600
+
+# ten minutes of breaking a line on purpose
+drill: $(VENV)/.installed
+	$(BIN)/line-worker drill --minutes 10
 
 define timed
 	@start=$$(date +%s); echo "== $(1)"; $(2); echo "== $(1): $$(( $$(date +%s) - start )) s"

@@ -159,6 +159,29 @@ def doctor(config: ConfigPath, as_json: Json = False) -> int:
     return run(config, as_json=as_json)
 
 
+@app.command()
+def drill(
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long the line is broken.")] = 10,
+    seed: Seed = 0,
+    faults: Annotated[str, typer.Option(metavar="A,B,...", help="Kinds of fault, all, or none.")] = "all",
+    every: Annotated[float, typer.Option(min=0.1, help="Mean seconds between two faults.")] = 1.4,
+    rate: Annotated[float, typer.Option(min=0.1, help="Parts a second.")] = 75,
+    overload: Annotated[float, typer.Option(min=0, help="Instead of --rate: times what the workers can do.")] = 0,
+    model: Annotated[str, typer.Option(help='A bundle, or "stub".')] = "stub",
+    folder: Annotated[str, typer.Option(help="Images to judge (needed with a bundle).")] = "",
+    keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep books and logs in this folder.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Start a line, break it on purpose, and prove from three books that the promise held; exit code 1 when not."""
+    from line_worker.drill.plan import KINDS
+    from line_worker.drill.run import Asked
+    from line_worker.drill.run import run as run_drill
+
+    kinds = {"all": KINDS, "none": ()}.get(faults) if faults in ("all", "none") else tuple(faults.split(","))
+    asked = Asked(minutes, seed, kinds or (), every, rate, overload, model, folder, keep)
+    return run_drill(asked, as_json=as_json)
+
+
 @app.command("register-map")
 def register_map(base: Annotated[int, typer.Option(min=0, help="Address of the first register.")] = 0) -> None:
     """Print the PLC's registers."""

@@ -205,7 +205,7 @@ def test_a_part_goes_all_the_way(rig: Rig) -> None:
     source.say(frame(0, part_id="A1", place="inline", pixels=b"1234", age_ms=100.0))
     [lease] = worker.hears(m.Lease)
     assert (lease.pixels, lease.attempt, lease.frame.pixels) == (b"1234", 1, b"")
-    assert lease.slack_ms == pytest.approx(DEADLINE_MS - 100, abs=0.01)
+    assert 0 < lease.slack_ms <= DEADLINE_MS - 100, "it may have waited for the hub's turn"
     worker.say(answer(lease, p_value=0.25))
     [outcome] = rig.sink.hears(m.Outcome)
     assert (outcome.verdict, outcome.part_id, outcome.worker, outcome.row) == ("PASS", "A1", "worker-1", 1)
@@ -228,6 +228,21 @@ def test_drifting_scores_are_told_and_change_no_verdict(rig: Rig) -> None:
     assert warning.startswith("camera cam: of the last 8 passed parts 100% score")
     rig.restart()
     assert [(seen.parts, seen.share) for seen in rig.hub.drift.seen()] == [(8, 1.0)]
+
+
+def test_while_the_hub_does_not_hear_the_deadline_runs(rig: Rig) -> None:
+    source, worker = rig.running()
+    rig.turn()
+    source.say(frame(0))
+    time.sleep(0.3)
+    [lease] = worker.hears(m.Lease)
+    assert lease.slack_ms < DEADLINE_MS - 250
+
+
+def test_since_when_a_message_may_have_been_here() -> None:
+    assert run.Heard(5.0, True, 6.0).at(5.5) == 5.0, "it was found waiting"
+    assert run.Heard(5.0, False, 5.05).at(5.06) == 5.06, "it woke the hub"
+    assert run.Heard(5.0, False, 5.05).at(5.5) == 5.0, "the hub itself was stopped"
 
 
 def test_nothing_passes_before_the_station_runs(rig: Rig) -> None:

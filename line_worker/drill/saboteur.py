@@ -30,6 +30,7 @@ SIGNALS = {
 HANG_S = 3.0  # longer than the hub's watchdog and a worker's stall time, shorter than a worker's watchdog
 DISK_FULL_S = 1.0
 NONFINITE = 3  # outputs in a row, which restart the worker
+LONG_WAIT_S = 0.01
 SKEWS_S = (3600.0, -7200.0, 0.5)
 
 
@@ -143,6 +144,32 @@ def keep_source_book(path: Path) -> None:
     _wrap(Announcer, "announce", booking)
 
 
+def hub_waits(config: Config) -> Path:
+    """Return where the hub writes down its long waits: JSON lines with the turn's begin and end, and seconds waited."""
+    return config.line.data / "hub-waits.jsonl"
+
+
+def keep_hub_waits(path: Path) -> None:
+    """Write down every turn of the hub's loop that had to wait for the processor or the disk: the machine's noise."""
+    from line_worker.hub.run import Hub
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a", encoding="utf-8", buffering=1)
+
+    def watching(turn: Any) -> Any:
+        def watched(hub: Hub, now: float) -> None:
+            begin, cpu = time.monotonic(), time.thread_time()
+            turn(hub, now)
+            end = time.monotonic()
+            waited = end - begin - (time.thread_time() - cpu)
+            if waited > LONG_WAIT_S:
+                file.write(json.dumps({"begin": begin, "end": end, "waited": waited}) + "\n")
+
+        return watched
+
+    _wrap(Hub, "turn", watching)
+
+
 def arm(name_of_role: str) -> None:
     """Install the faults that this role can have."""
     faults: dict[str, Callable[[], None]] = {"hang": hang, "clock": Clock().jump}
@@ -165,6 +192,8 @@ def main(arguments: list[str]) -> int:
     """Arm the role named on the command line and run it; returns its exit code."""
     config, name_of_role = load(Path(arguments[0])), arguments[1]
     arm(name_of_role)
+    if name_of_role == "hub":
+        keep_hub_waits(hub_waits(config))
     if name_of_role == "source":
         camera = arguments[2] if len(arguments) > 2 and not arguments[2].startswith("--") else config.cameras[0].name
         keep_source_book(source_book(config, camera))

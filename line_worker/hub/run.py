@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections import Counter
+from typing import NamedTuple
 
 import structlog
 
@@ -45,6 +46,22 @@ from line_worker.wire.messages import HubState
 log = structlog.get_logger()
 
 BEAT_S = 0.05
+OVERSLEPT_S = 0.02
+
+
+class Heard(NamedTuple):
+    """Since when what is taken now may have been here: `since`, when it was found waiting or the sleep took too long.
+
+    A hub that writes, or is stopped, does not hear; the parts' deadlines run all the same.
+    """
+
+    since: float
+    waiting: bool
+    until: float
+
+    def at(self, now: float) -> float:
+        """Return the earliest moment at which it can have arrived."""
+        return self.since if self.waiting or now - self.until > OVERSLEPT_S else now
 
 
 class Hub:
@@ -74,6 +91,7 @@ class Hub:
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0
         self.ledger.distrusted = self.guard.distrusted
+        self._took_at, self._heard = now, Heard(now, False, now)
         self._recover(now)
         self.control = ControlSocket(config.line.runtime, Commands(self).table)
         self.monitor = Monitor(config.line.metrics)
@@ -92,11 +110,14 @@ class Hub:
         """Sleep until something arrives, the next deadline, or the next beat."""
         due = self.ledger.next_due()
         limit = now + PROBE_S if due is not None else self._beat_at + BEAT_S
-        self.wire.wait(min(limit, limit if due is None else due) - now)
+        limit = min(limit, limit if due is None else due)
+        waiting = self.wire.wait(limit - now)
+        self._heard = Heard(self._took_at if waiting else now, waiting, limit)
 
     def turn(self, now: float) -> None:
         """Take, settle, lease, write, show."""
-        self.sources.take(now)
+        self.sources.take(now, self._heard.at(now))
+        self._took_at = now
         self.workers.take(now)
         self.outbox.take()
         self.workers.watch(now)

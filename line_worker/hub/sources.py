@@ -40,12 +40,12 @@ class Sources:
         self.present: dict[str, SourcePeer] = {}
         self._done: dict[tuple[str, int], list[int]] = {}
 
-    def take(self, now: float) -> None:
-        """Take what sources have sent; forget those that have fallen silent."""
+    def take(self, now: float, heard: float) -> None:
+        """Take what sources have sent, since `heard` at the earliest; forget those that have fallen silent."""
         for peer, message in self._peers.receive():
             match message:
                 case m.Frame():
-                    self._announce(peer, message, now)
+                    self._announce(peer, message, now, heard)
                 case m.SourceHello():
                     self._hello(peer, message, now)
                 case m.SourceAlive():
@@ -100,7 +100,7 @@ class Sources:
         self._peers.greet(peer)
         log.info("source is here", camera=hello.camera, epoch=hello.epoch, next_seq=hello.next_seq)
 
-    def _announce(self, peer: bytes, frame: m.Frame, now: float) -> None:
+    def _announce(self, peer: bytes, frame: m.Frame, now: float, heard: float) -> None:
         source = self._current(peer, frame.key.camera, frame.key.epoch)
         if source is None:
             return
@@ -110,7 +110,7 @@ class Sources:
         if is_crowded(self._ledger, frame.key):
             self._peers.charge(peer, BURST)
             return
-        if not self._ledger.announce(frame, frame.pixels, now):
+        if not self._ledger.announce(frame, frame.pixels, heard):
             self._jumped(peer, frame.key.camera, frame.key.epoch)
             return
         if self._ledger.is_settled(frame.key):

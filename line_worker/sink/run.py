@@ -29,6 +29,7 @@ from line_worker.wire.sockets import Wire
 log = structlog.get_logger()
 
 POLL_S = 0.01
+UNSEEN_S = 0.05
 STATE_S = 0.1
 GRACE_MS = 100.0  # a reject is offered at its deadline, not before it
 BACKOFF_S = (0.2, 5.0)
@@ -47,13 +48,17 @@ class Runner:
         self._open, self._trouble = False, ""
         self._retry_at, self._backoff_s, self._state_at = 0.0, BACKOFF_S[0], 0.0
         self.delivered = self.expired = 0
+        self._turned = time.monotonic()
 
     def turn(self, now: float) -> None:
         """Open if need be, take what has arrived, deliver, acknowledge."""
         if not self._open and now >= self._retry_at:
             self._try(self._open_sink, now)
+        # a process that was stopped has not looked: what it finds may have been here since it looked last
+        arrived = self._turned if now - self._turned > UNSEEN_S else now
+        self._turned = now
         for received in self._channel.receive():
-            self._take(received.message, now)
+            self._take(received.message, now, arrived)
         if self._crops is not None and self._open:
             for received in self._crops.receive():
                 if isinstance(received.message, m.Crop):
@@ -106,10 +111,10 @@ class Runner:
         else:
             self._trouble, self._backoff_s = "", BACKOFF_S[0]
 
-    def _take(self, message: m.Message | DecodeError, now: float) -> None:
+    def _take(self, message: m.Message | DecodeError, now: float, arrived: float) -> None:
         match message:
             case m.Outcome():
-                self._owed.append((message, now))
+                self._owed.append((message, arrived))
             case m.HubState():
                 self._meet(message.instance)
                 if self._open:

@@ -75,13 +75,19 @@ class Wire:
             return channel
         return self._keep(Channel(link, self._connected(link, name), routed=False))
 
-    def wait(self, timeout_s: float) -> None:
-        """See to the connections, then sleep until something arrives on any channel, at most `timeout_s`."""
+    def wait(self, timeout_s: float) -> bool:
+        """See to the connections, then sleep until something arrives on any channel, at most `timeout_s`.
+
+        Returns whether something had been waiting already.
+        """
         if self.gate is not None:
             self.gate.turn()
         for channel in self._channels:
             channel.turn()
-        self._poller.poll(max(0, math.ceil(timeout_s * 1000)))
+        waiting = bool(self._poller.poll(0))
+        if not waiting:
+            self._poller.poll(max(0, math.ceil(timeout_s * 1000)))
+        return waiting
 
     def close(self, flush_s: float = 0.0) -> None:
         """Close every channel; messages on their way out get at most `flush_s` seconds."""
