@@ -2,7 +2,7 @@
 
 The line is a drawn camera, two workers, a simulated PLC, a store and a log. The nine invariants of the contract are
 held against three books (see `books`) and two witnesses: rows that were read in the middle of the drill must stand
-unchanged at its end (1, 8), and the memory of hub and rings, sampled all the time, stays under the bound that was
+unchanged at its end (1, 8), and the memory of rings and processes, sampled all the time, stays under the bound that was
 printed before the start (7).
 """
 
@@ -26,11 +26,10 @@ from line_worker.drill.report import Report, render, to_json
 from line_worker.drill.saboteur import hub_waits, source_book
 from line_worker.drill.witness import Beats, Witness, fingerprint
 from line_worker.errors import ConfigError
-from line_worker.hub.run import memory_bound
+from line_worker.hub.bounds import memory_bound
 from line_worker.rehearsal import Rehearsal
 
 BEFORE_S = 1.5  # an injected fault of the hub explains a silence that begins so soon after it
-PROCESS_BYTES = 64_000_000  # what the hub holds beside frames: rows owed, headers, queues of small messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ def _report(asked: Asked, config: Config, folder: Path, watched: tuple[Breaker, 
     rows, before = witness.rows
     if fingerprint(config.journal_path, rows) != (rows, before) and rows:
         verdicts.blame(8, [f"of the first {rows} rows some have changed"])
-    bound = memory_bound(config) + PROCESS_BYTES
+    bound = memory_bound(config).total
     if witness.memory > bound:
         verdicts.blame(7, [f"{witness.memory / 1e6:.0f} MB held, the bound is {bound / 1e6:.0f} MB"])
     if not beats.running:
@@ -176,8 +175,8 @@ def run(asked: Asked, *, as_json: bool = False) -> int:
         seconds = asked.minutes * 60
         faults = plan(asked.seed, seconds, asked.faults, asked.every_s) if asked.faults else ()
         sys.stdout.write(f"drill: {seconds:.0f} s, seed {asked.seed}, {len(faults)} faults planned\n")
-        bound = memory_bound(drill_config(asked, Path("/tmp/lw-drill"))) + PROCESS_BYTES
-        sys.stdout.write(f"memory: frames in hub and rings, and the hub's own growth, at most {bound / 1e6:.0f} MB\n")
+        bound = memory_bound(drill_config(asked, Path("drill"))).total
+        sys.stdout.write(f"memory: shared, and what the processes grow by once they are up: {bound / 1e6:.0f} MB\n")
         sys.stdout.flush()
     report = drill(asked)
     sys.stdout.write(json.dumps(to_json(report)) + "\n" if as_json else render(report))

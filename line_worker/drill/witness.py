@@ -44,10 +44,10 @@ class Witness:
             self.rows = fingerprint(self._config.journal_path)
 
     def _grown(self) -> int:
-        """Return by how much the hub has grown since it was up."""
-        hubs = [c for c in self._rehearsal.supervisor.children if c.role == "hub" and c.ready and c.running]
-        sizes = {c.process.pid: resident_bytes(c.process.pid) for c in hubs if c.process is not None}
-        return sum(size - self._base.setdefault(pid, size) for pid, size in sizes.items() if size)
+        """Return by how much the line's processes have grown since each of them was up."""
+        up = [c.process.pid for c in self._rehearsal.supervisor.children if c.ready and c.running and c.process]
+        sizes = {pid: resident_bytes(pid) for pid in up}
+        return sum(max(0, size - self._base.setdefault(pid, size)) for pid, size in sizes.items() if size)
 
     def _listen(self) -> None:
         """Measure by how much a process that sleeps for 5 ms oversleeps."""
