@@ -16,6 +16,7 @@ import torch
 
 import bench.device
 from bench.show_device import show
+from calib import head as training
 from calib.options import TrainOptions
 from calib.schedule import single_threaded
 from calib.train import train
@@ -101,6 +102,24 @@ def test_poses_and_canonical_pictures_are_those_of_opencv(kind):
         away = np.abs(canonical.permute(1, 2, 0).numpy() - expected.canonical.reshape(*rectifier.size, -1))
         assert away.mean() < 1e-3
     assert [Reason(int(reason)) for reason in got.reason[:3]] == [Reason.NONE] * 3
+
+
+def test_where_a_network_sees_the_part_both_paths_see_it(monkeypatch):
+    monkeypatch.setattr(training, "STEPS", 60)
+    looks = Looks({"kind": "bracket", "colour": True})
+    good = pictures(looks, 12, 21)
+    head = training.learn_head(good, [str(k) for k in range(12)], None, 0, 1).head
+    rectifier = Rectifier.learn(good, locate="head", pose="rigid", head=head)
+    images = [*pictures(looks, 2, 22), *pictures(looks, 1, 23, "missing"), np.full_like(good[0], 90)]
+    module = rectifying(rectifier)
+    with torch.inference_mode():
+        got = module(up(images), lambda stage: None)
+    for image, matrix, reason in zip(images, got.matrices.numpy(), got.reason, strict=True):
+        expected = rectifier.rectify(image)
+        assert Reason(int(reason)) is expected.reason
+        assert np.abs(corners(rectifier, matrix) - corners(rectifier, expected.matrix)).max() < PIXELS
+    assert [Reason(int(reason)) for reason in got.reason] == [Reason.NONE] * 3 + [Reason.NO_OBJECT]
+    assert module.to("meta")(up(images).to("meta"), lambda stage: None).canonical.device.type == "meta"
 
 
 # ---- whole inspections -----------------------------------------------------------------------------------------------

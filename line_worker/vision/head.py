@@ -68,8 +68,7 @@ class Head(nn.Module):
         """
         levels = torch.from_numpy(np.ascontiguousarray(picture, np.float32))
         levels = levels.reshape(1, *levels.shape[:2], -1).permute(0, 3, 1, 2)
-        chance = self(levels.to(self.out.weight.device))[0, 0].sigmoid()
-        soft: Plane = chance.mul(255).round().div(255).cpu().numpy()
+        soft: Plane = chance(self(levels.to(self.out.weight.device)))[0, 0].cpu().numpy()
         return soft
 
     def meta(self) -> dict[str, Any]:
@@ -86,6 +85,11 @@ class Head(nn.Module):
         head = cls(int(meta["channels"]), float(meta["least"]))
         head.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
         return head.eval().requires_grad_(False)
+
+
+def chance(logits: Tensor) -> Tensor:
+    """Return the chance of being part, in steps of 1/255, of any shape."""
+    return logits.sigmoid().mul(255).round().div(255)
 
 
 def normalised(pictures: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class Inspection:
 
     def _batched(self, standard: Standard) -> Batches | None:
         """Return what takes whole batches through all stages on the device; None where each stage is called alone."""
-        if isinstance(self.reconstructor, Deep) and self.rectifier.head is None:
+        if isinstance(self.reconstructor, Deep):
             if self.runtime != "device" and self.device.type == "cpu":
                 return None
             return Batches(Pipeline(self.rectifier, self.reconstructor, standard), self.device)

@@ -34,18 +34,26 @@ class Fit(nn.Module):
         self.register_buffer("ring", ring)
         self.register_buffer("border", ring.nonzero()[:, 0])
 
-    def forward(self, small: Tensor) -> Tensor:
-        """Fit to the ring, then to the frame, each time to what lies near the surface before."""
+    def forward(self, small: Tensor, covered: Tensor | None = None) -> Tensor:
+        """Fit to the ring, then to the frame, each time to what lies near the surface before.
+
+        covered: bool (B, h, w), where it is known what the part covers; all else is fitted from the start.
+        """
         values = small.flatten(2)
         away = (values - median(values[..., self.border])[..., None]).abs().amax(1)
         usual = (3 * 1.4826 * median(away[:, self.border])).clamp(min=20.0)
         use = self.ring & (away < usual[:, None])
+        bare, ring = torch.ones_like(use), self.ring.expand(len(use), -1)
+        if covered is not None:
+            bare = ~covered.flatten(1)
+            enough = bare.sum(1, keepdim=True) >= FIT_PIXELS_MIN
+            ring, use = torch.where(enough, bare, ring), torch.where(enough, bare, use)
         for step in range(RING_FITS + FRAME_FITS):
-            use = torch.where(use.sum(1, keepdim=True) < FIT_PIXELS_MIN, self.ring, use)
+            use = torch.where(use.sum(1, keepdim=True) < FIT_PIXELS_MIN, ring, use)
             surface = self._least_squares(values, use)
             residual = (values - surface @ self.terms.T).abs().amax(1)
             near = residual < 3 * (1.4826 * masked_median(residual, use) + 0.5)[:, None]
-            use = near & self.ring if step + 1 < RING_FITS else near
+            use = near & (ring if step + 1 < RING_FITS else bare)
         return surface
 
     def _least_squares(self, values: Tensor, use: Tensor) -> Tensor:

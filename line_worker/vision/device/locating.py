@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from line_worker.vision.device.light import Fit, deviation, light, terms_over
 from line_worker.vision.device.pictures import Blur, Steepness
 from line_worker.vision.device.resizing import resizing
 from line_worker.vision.device.statistics import median, otsu
+from line_worker.vision.head import Head, chance
 from line_worker.vision.locate import (
     AREA_MAX,
     AREA_MIN,
@@ -35,7 +37,7 @@ class Seen(NamedTuple):
     """Located parts, `locate.Located` for a batch; geometry means nothing where `found` is False.
 
     found: bool (B,). surface: (B, C, 6). mask: bool (B, h, w). signed, deviation: (B, h, w). centre: float64 (B, 2),
-    area: float64 (B,), in image pixels.
+    area: float64 (B,), in image pixels. soft: (B, h, w), the chance of each pixel to be part, where a network says so.
     """
 
     found: Tensor
@@ -45,42 +47,77 @@ class Seen(NamedTuple):
     deviation: Tensor
     centre: Tensor
     area: Tensor
+    soft: Tensor | None = None
+
+
+class Ground(nn.Module):
+    """Pictures (B, C, h, w) of `size` to the surface of their background (B, C, 6) and what differs from it."""
+
+    terms: Tensor
+
+    def __init__(self, size: tuple[int, int], dtype: str) -> None:
+        super().__init__()
+        fit_size = small_size(size, FIT_SIDE)
+        self.shrink, self.fit, self.smooth = (
+            resizing(size, fit_size, dtype),
+            Fit(fit_size),
+            Blur(SMOOTHING, dtype == "uint8"),
+        )
+        self.shrink_cover = resizing(size, fit_size, "float32")
+        self.register_buffer("terms", terms_over(size))
+
+    def forward(self, small: Tensor, covered: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return surface, signed and absolute deviation (B, h, w); covered: bool (B, h, w), where the part is known."""
+        if covered is not None:
+            covered = self.shrink_cover(covered[:, None].float())[:, 0] > 0
+        surface = self.fit(self.shrink(small), covered)
+        return surface, *deviation(self.smooth(small), light(surface, self.terms))
+
+
+class Segmenting(nn.Module):
+    """Pictures (B, C, h, w) at LOCATE_SIDE, gray levels of `dtype`, to Seen, where a network sees the part."""
+
+    def __init__(self, shape: tuple[int, int], dtype: str, head: Head) -> None:
+        super().__init__()
+        self.scale, self.least = LOCATE_SIDE / max(shape), max(AREA_MIN, head.least)
+        self.head, self.ground = copy.deepcopy(head), Ground(small_size(shape, LOCATE_SIDE), dtype)
+
+    def forward(self, small: Tensor) -> Seen:
+        """Find the part in each picture: `locate.segmented` for a batch."""
+        soft = chance(self.head(small))[:, 0]
+        blob, alone = regions.largest(regions.filled(soft > 0.5))
+        near = regions.dilate(blob, 5)
+        surface, signed, away = self.ground(small, near)
+        share = blob.flatten(1).float().mean(1)
+        found = (share > self.least) & (share < AREA_MAX) & (alone >= SHARE_MIN)
+        return Seen(found, surface, blob, signed, away, *measured(blob, self.scale), soft * near)
 
 
 class Locating(nn.Module):
     """Pictures (B, C, h, w) at LOCATE_SIDE, gray levels of `dtype`, to Seen; `shape` is the frame's (H, W)."""
 
-    terms: Tensor
     ring: Tensor
     outline: Tensor
 
     def __init__(self, shape: tuple[int, int], dtype: str) -> None:
         super().__init__()
         size = small_size(shape, LOCATE_SIDE)
-        fit_size = small_size(size, FIT_SIDE)
         self.scale = LOCATE_SIDE / max(shape)
-        self.shrink, self.fit = resizing(size, fit_size, dtype), Fit(fit_size)
-        self.smooth, self.smooth_signed, self.steepness = (
-            Blur(SMOOTHING, dtype == "uint8"),
-            Blur(SMOOTHING, False),
-            Steepness(),
-        )
-        self.register_buffer("terms", terms_over(size))
+        self.ground, self.smooth_signed, self.steepness = Ground(size, dtype), Blur(SMOOTHING, False), Steepness()
         self.register_buffer("ring", torch.from_numpy(border_ring(*size).reshape(-1).copy()).nonzero()[:, 0])
         index = torch.arange(math.prod(size)).view(size)
         self.register_buffer("outline", torch.cat([index[0], index[-1], index[:, 0], index[:, -1]]))
 
     def forward(self, small: Tensor) -> Seen:
         """Find the part in each picture."""
-        surface = self.fit(self.shrink(small))
-        signed, away = deviation(self.smooth(small), light(surface, self.terms))
+        surface, signed, away = self.ground(small)
         threshold = otsu(away.flatten(1), torch.ones_like(away).flatten(1), LEVELS_OF_DEVIATION)
         noise = 1.4826 * median(away.flatten(1)[:, self.ring]) + 2e-3
         blob, alone = self._blob(away, threshold)
         mask = self._without_shadow(blob, signed, away, threshold)
         share = mask.flatten(1).float().mean(1)
         found = (threshold / noise >= CONTRAST_MIN) & alone & (share > AREA_MIN) & (share < AREA_MAX)
-        return Seen(found, surface, mask, signed, away, *self._measured(mask))
+        return Seen(found, surface, mask, signed, away, *measured(mask, self.scale))
 
     def _blob(self, away: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest region that stands out, and whether it may be a part (B,)."""
@@ -111,13 +148,14 @@ class Locating(nn.Module):
         edge = torch.where(count > OUTSIDE_MIN, 1.5 * ground, 0.0).clamp(min=EDGE_MIN)
         return edge[:, None, None]
 
-    def _measured(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return centre (B, 2) and area (B,) in image pixels."""
-        area = mask.flatten(1).sum(1).double()
-        some = area.clamp(min=1)
-        middles = []
-        for axis in (1, 2):  # x: over the columns that are left when rows are summed
-            profile = mask.sum(axis).double()
-            index = torch.arange(profile.shape[1], dtype=torch.float64, device=mask.device)
-            middles.append(((profile * index).sum(1) / some + 0.5) / self.scale - 0.5)
-        return torch.stack(middles, 1), area / self.scale**2
+
+def measured(mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return centre (B, 2) and area (B,) of masks (B, h, w), in image pixels; scale: map pixels per image pixel."""
+    area = mask.flatten(1).sum(1).double()
+    some = area.clamp(min=1)
+    middles = []
+    for axis in (1, 2):  # x: over the columns that are left when rows are summed
+        profile = mask.sum(axis).double()
+        index = torch.arange(profile.shape[1], dtype=torch.float64, device=mask.device)
+        middles.append(((profile * index).sum(1) / some + 0.5) / scale - 0.5)
+    return torch.stack(middles, 1), area / scale**2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from line_worker.verdicts import Reason
 from line_worker.vision.background import LEVELS, small_size
-from line_worker.vision.device.locating import Locating, Seen
+from line_worker.vision.device.locating import Locating, Seen, Segmenting
 from line_worker.vision.device.posing import Placed, Placing, Views, canonical_matrices
 from line_worker.vision.device.resizing import resizing
 from line_worker.vision.device.straightening import Straighten
@@ -105,7 +105,9 @@ class Located(nn.Module):
         self.frame, self.size, self.scale, self.outside = frame, rectifier.size, rectifier.scale, rectifier.outside
         self.middle = resizing(frame.shape, middle, frame.dtype)
         self.small = resizing(middle, small_size(middle, LOCATE_SIDE), dtype)
-        self.locating = Locating(frame.shape, dtype)
+        self.locating = (
+            Locating(frame.shape, dtype) if rectifier.head is None else Segmenting(frame.shape, dtype, rectifier.head)
+        )
         self.placing = Fixed(placer) if isinstance(placer, Still) else Anywhere(placer, frame)
         self.straighten = Straighten(frame, rectifier.size, rectifier.scale)
         self.register_buffer("rim", torch.from_numpy(np.ascontiguousarray(rectifier.rim)))

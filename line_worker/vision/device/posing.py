@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from line_worker.vision.background import FLOOR
 from line_worker.vision.device.aiming import ANGLE, SIZE, Aim, X, Y, correlation, read
@@ -24,6 +26,7 @@ from line_worker.vision.template import (
     FINE_BLUR,
     FINE_STEPS,
     FINE_TOLERANCE,
+    GATE,
     PEAK_DISTANCE,
     PEAK_DROP,
     PEAKS,
@@ -58,6 +61,7 @@ class Views(nn.Module):
     """Seen parts and their pictures at FINE_SIDE to View; scales are map and picture pixels per image pixel."""
 
     terms: Tensor
+    gate: Tensor
 
     def __init__(self, posing: Posing, size: tuple[int, int], scales: tuple[float, float], whole: bool) -> None:
         super().__init__()
@@ -65,10 +69,14 @@ class Views(nn.Module):
         self.ratio = scales[1] / scales[0]
         self.soften, self.blur, self.steepness = Blur(PHI_BLUR, False), Blur(FINE_BLUR, whole), Steepness()
         self.register_buffer("terms", terms_over(size))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (GATE, GATE))
+        self.register_buffer("gate", torch.from_numpy(disc).float()[None, None])
 
     def forward(self, seen: Seen, middle: Tensor) -> View:
         """Return the views."""
-        ramp = ((seen.deviation - PHI_START * self.threshold) / (PHI_WIDTH * self.threshold)).clamp(0, 1)
+        ramp = seen.soft
+        if ramp is None:
+            ramp = ((seen.deviation - PHI_START * self.threshold) / (PHI_WIDTH * self.threshold)).clamp(0, 1)
         phi = self.soften(ramp[:, None])
         signed = (seen.signed / self.brightest).clamp(-1, 1)[:, None] * phi
         return View(phi, signed, self._edges(seen, middle), seen.centre)
@@ -78,11 +86,18 @@ class Views(nn.Module):
         ground = light(seen.surface, self.terms).clamp(min=FLOOR)
         steep = self.steepness(self.blur(middle)) * edge_gain(self.threshold) / ground
         edges = steep.amax(1, keepdim=True).clamp(max=1)
+        if seen.soft is not None:
+            edges = edges * self._gate(seen.mask, (edges.shape[2], edges.shape[3]))
         rows, cols = (
             self._near(seen.mask.any(axis), side) for axis, side in ((2, edges.shape[2]), (1, edges.shape[3]))
         )
         near: Tensor = edges * (rows[:, :, None] & cols[:, None, :])[:, None]
         return near
+
+    def _gate(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return (B, 1, h, w): 1 on the part and close to it, 0 elsewhere; see `template._gate`."""
+        close = functional.conv2d(mask[:, None].float(), self.gate, padding=GATE // 2) > 0.5
+        return functional.interpolate(close.float(), size, mode="bilinear", align_corners=False)
 
     def _near(self, occupied: Tensor, side: int) -> Tensor:
         """Return bool (B, side): which rows or columns of the picture lie within BOX_MARGIN of those of the mask."""
