@@ -1,4 +1,4 @@
-"""`line-worker bundle show|verify|golden|diff`: the commands, and the words for what `bundles` found.
+"""`line-worker bundle show|verify|golden|diff|activate`: the commands, and the words for what `bundles` found.
 
 Exit codes as everywhere: 0 all is well, 1 the answer is no (damaged, not reproduced, different), 3 wrong usage or
 input. What is heavy is imported by the command that needs it.
@@ -18,7 +18,7 @@ from line_worker.verdicts import Reason, verdict_of
 if TYPE_CHECKING:
     from line_worker.bundles import Again, Facts, Verified
 
-bundle_app = typer.Typer(help="Show, verify and compare bundles.")
+bundle_app = typer.Typer(help="Show, verify, compare and activate bundles.")
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.")]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | cuda:N")]
@@ -44,6 +44,24 @@ def verify(bundle: BundlePath, as_json: Json = False) -> int:
     found = check(bundle)
     _print(json.dumps(found.as_json()) if as_json else _verified(found))
     return 0 if found.whole else 1
+
+
+@bundle_app.command()
+def activate(
+    config: Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The running line's configuration.")],
+    bundle: BundlePath,
+    as_json: Json = False,
+) -> int:
+    """Have a running line change to another bundle without a gap; exit code 1 when it keeps the old one."""
+    from line_worker.approving import activate as change
+    from line_worker.config import load
+
+    phase = ""
+    for step in change(load(config), bundle):
+        phase = step["phase"]
+        why = f": {step['detail']}" if step["detail"] else ""
+        typer.echo(json.dumps(step) if as_json else f"{step['bundle'][:12]} {phase}{why}")
+    return 0 if phase == "done" else 1
 
 
 @bundle_app.command()

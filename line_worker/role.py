@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import structlog
 
+from line_worker.activation import activated
 from line_worker.config import Config, load
 from line_worker.errors import ConfigError, LineWorkerError
 from line_worker.health import configure_logging, die_with_parent
@@ -34,6 +35,7 @@ def run_role(config: Config, role: str, name: str = "") -> int:
     Raises:
         ConfigError: `name` is not in the configuration.
     """
+    config = activated(config)
     if role == "hub":
         from line_worker.hub.run import run as run_hub
 

@@ -19,7 +19,7 @@ from line_worker.hub import flood, run
 from line_worker.hub.commands import Commands
 from line_worker.hub.drift import DriftWatch
 from line_worker.hub.ledger import MAX_GAP
-from line_worker.hub.run import Hub, active_bundle
+from line_worker.hub.run import Hub
 from line_worker.hub.sources import SILENT_S
 from line_worker.verdicts import Reason, StationState, StopCause
 from line_worker.wire import control
@@ -865,14 +865,3 @@ def test_an_idle_hub_sleeps_until_its_next_beat(rig: Rig) -> None:
         rig.hub.turn(time.monotonic())
         turns += 1
     assert turns < 40
-
-
-def test_the_bundle_is_named_by_its_manifest(short_path: Path) -> None:
-    config = config_in(short_path)
-    assert active_bundle(config) == "stub"
-    folder = short_path / "b"
-    missing = config.model_copy(update={"workers": config.workers.model_copy(update={"bundle": folder})})
-    assert active_bundle(missing) == ""
-    folder.mkdir()
-    (folder / "manifest.json").write_bytes(b"{}")
-    assert active_bundle(missing) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"

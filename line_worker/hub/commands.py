@@ -6,6 +6,8 @@ in the hub's loop, so whatever takes time is begun here and reported by `status`
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from line_worker.errors import ConfigError
@@ -28,7 +30,12 @@ class Commands:
     @property
     def table(self) -> dict[str, Command]:
         """Every command by its name on the socket."""
-        return {"status": self.status, "acknowledge": self.acknowledge, "challenge": self.challenge}
+        return {
+            "status": self.status,
+            "acknowledge": self.acknowledge,
+            "activate": self.activate,
+            "challenge": self.challenge,
+        }
 
     def status(self) -> dict[str, Any]:
         """Return how the line is: its state, alarms that wait for acknowledgement, warnings, counts."""
@@ -49,12 +56,19 @@ class Commands:
                 for name, one in hub.guard.challenges.cameras.items()
             },
             "bundle": hub.workers.bundle,
+            "bundle_change": hub.workers.changeover.status(),
             "workers": len(hub.workers),
             "cameras": {name: source.ready for name, source in hub.sources.present.items()},
             "sinks": {view.name: view.reachable for view in hub.outbox.views()},
             "open_parts": hub.ledger.open_parts,
             "counts": {str(verdict): hub.ledger.counts[verdict] for verdict in Verdict},
         }
+
+    def activate(self, bundle: str) -> dict[str, Any]:
+        """Begin to change to the bundle at the path `bundle`, which all workers must reach; `status` tells the rest."""
+        if not isinstance(bundle, str) or not Path(bundle).is_absolute():
+            raise ConfigError("bundle", ["should be an absolute path"])
+        return {"bundle": self._hub.workers.changeover.begin(Path(bundle), time.monotonic())}
 
     def acknowledge(self, cause: str = "") -> dict[str, Any]:
         """Take away the alarms of `cause`, or all: the line may run again. Returns what was cleared."""

@@ -27,11 +27,14 @@ class Seat:
     progress_at: float
     holds: dict[int, Part] = field(default_factory=dict)  # by lease number
     alone: bool = False  # it holds a suspect and gets nothing else
+    bundle: str = ""  # the sha256 of what it judges with
+    leaving: bool = False  # it is to change its bundle and gets nothing more
+    told: bool = False  # that it is to change it now
 
     @property
     def free(self) -> int:
         """Parts it may still be given."""
-        return 0 if self.alone else self.credits - len(self.holds)
+        return 0 if self.alone or self.leaving else self.credits - len(self.holds)
 
     def answered(self, lease: int) -> None:
         """The worker has answered a lease, whatever became of the part."""

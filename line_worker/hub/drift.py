@@ -57,7 +57,7 @@ class DriftWatch:
     """Follows the outcomes of one line, judged by one bundle that was calibrated with so many scores."""
 
     def __init__(self, bundle: str, calibrated: int, window: int = WINDOW) -> None:
-        self._bundle, self._window = bundle, window
+        self.bundle, self._window = bundle, window
         self._critical = critical_count(window, calibrated)
         self._recent: dict[str, deque[float]] = {}
         self._alarms: dict[str, Drift] = {}
@@ -68,7 +68,7 @@ class DriftWatch:
 
     def take(self, outcome: Outcome) -> None:
         """Take an outcome; only parts that this bundle has passed count."""
-        if outcome.verdict == Verdict.PASS and outcome.p_value is not None and outcome.bundle == self._bundle:
+        if outcome.verdict == Verdict.PASS and outcome.p_value is not None and outcome.bundle == self.bundle:
             self._recent.setdefault(outcome.key.camera, deque(maxlen=self._window)).append(outcome.p_value)
 
     def seen(self) -> tuple[Drift, ...]:

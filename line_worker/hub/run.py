@@ -10,7 +10,6 @@ rest is NO_DECISION(SHUTDOWN), durable sinks get `stop_s` to take what they are 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -24,6 +23,7 @@ from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.hub.ballast import Ballast
 from line_worker.hub.books import Books
 from line_worker.hub.bounds import memory_bound
+from line_worker.hub.changeover import Changeover
 from line_worker.hub.commands import Commands
 from line_worker.hub.control import ControlSocket
 from line_worker.hub.drift import WINDOW, DriftWatch
@@ -85,7 +85,8 @@ class Hub:
         self.sources = Sources(frames, self.ledger, self.outbox, begun_anew=begun_anew)
         self.guard = Guard(config, self.journal, now)
         quarantine, canaries = Quarantine(config.line.data / "quarantine"), self.guard.canaries
-        self.workers = Workers(work, self.ledger, self.station, active_bundle(config), quarantine, canaries)
+        changeover = Changeover(config, work)
+        self.workers = Workers(work, self.ledger, self.station, changeover, quarantine, canaries)
         self.drift = DriftWatch(self.workers.bundle, calibration_size(config))
         self.challenge_parts = {c.name: c.challenge_parts for c in config.cameras}
         self.stopping = False
@@ -174,8 +175,14 @@ class Hub:
         for camera in gone:
             log.info("scores no longer drift", camera=camera)
 
+    def _follow_bundle(self) -> None:
+        """Scores of another bundle have another calibration."""
+        if self.drift.bundle != self.workers.bundle:
+            self.drift = DriftWatch(self.workers.bundle, calibration_size(self.workers.changeover.config))
+
     def _show_state(self) -> None:
         self._beat += 1
+        self._follow_bundle()
         self._watch_drift()
         self.outbox.beat(
             HubState(
@@ -242,16 +249,6 @@ def camera_rules(config: Config) -> dict[str, CameraRules]:
         c.name: CameraRules(c.deadline_ms / 1000, c.window, int(c.max_frame_mb * 1e6), c.frozen == "allow")
         for c in config.cameras
     }
-
-
-def active_bundle(config: Config) -> str:
-    """Return the sha256 that names the configured bundle, "stub" for none, "" when there is no bundle to read."""
-    if config.workers.stub:
-        return "stub"
-    try:
-        return hashlib.sha256((config.workers.bundle / "manifest.json").read_bytes()).hexdigest()
-    except OSError:
-        return ""
 
 
 def calibration_size(config: Config) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from line_worker.hub.canary import PATIENCE_S, Canaries
+from line_worker.hub.changeover import Changeover
 from line_worker.hub.dispatch import Dispatcher, Seat
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.part import Part
@@ -20,24 +21,29 @@ PROBE_S = 0.02  # how often a worker that holds parts is probed: a killed one is
 
 
 class Workers:
-    """The workers of one line. `bundle` is the only one whose results count."""
+    """The workers of one line; `changeover` says with which bundles they may judge."""
 
     def __init__(
         self,
         peers: Peers,
         ledger: Ledger,
         station: Station,
-        bundle: str,
+        changeover: Changeover,
         quarantine: Quarantine,
         canaries: Canaries,
     ) -> None:
-        self._peers, self._ledger, self._station, self.bundle = peers, ledger, station, bundle
+        self._peers, self._ledger, self._station, self.changeover = peers, ledger, station, changeover
         self._quarantine, self._canaries = quarantine, canaries
         self._dispatcher = Dispatcher()
         self._probe_at = 0.0
 
     def __len__(self) -> int:
         return len(self._dispatcher.seats)
+
+    @property
+    def bundle(self) -> str:
+        """The sha256 of the line's bundle."""
+        return self.changeover.sha
 
     @property
     def leases(self) -> int:
@@ -54,14 +60,17 @@ class Workers:
                     self._result(peer, message, now)
                 case m.Progress():
                     self._progress(peer, message.session, now)
+                case m.Prepared():
+                    self.changeover.prepared(message)
                 case m.WorkerBye():
                     self._lose(message.session, "left", now, blame=False)
 
     def watch(self, now: float) -> None:
-        """Expel workers without progress; notice those whose process is gone."""
+        """Expel workers without progress, notice those whose process is gone, have them change their bundle."""
         for seat in self._dispatcher.stalled(now):
             self._peers.refuse(seat.peer, "no progress: expelled")
             self._lose(seat.session, f"no progress for {seat.stall_s:.1f} s", now)
+        self.changeover.turn(self._dispatcher.seats.values(), now)
         if now - self._probe_at < PROBE_S:
             return
         self._probe_at = now
@@ -83,7 +92,9 @@ class Workers:
 
     def _lease_canary(self, now: float) -> None:
         seats = self._dispatcher.seats
-        found = self._canaries.next((session for session, seat in seats.items() if not seat.holds), now)
+        found = self._canaries.next(
+            (session for session, seat in seats.items() if not seat.holds and not seat.leaving), now
+        )
         if found is not None:
             lease, session, bait = found
             canary = m.Lease(lease, 1, PATIENCE_S * 1000, bait.frame, bait.pixels, canary=True)
@@ -93,7 +104,7 @@ class Workers:
     # ---- messages -----------------------------------------------------------------------------------------------
 
     def _hello(self, peer: bytes, hello: m.WorkerHello, now: float) -> None:
-        if hello.bundle != self.bundle:
+        if not self.changeover.allows(hello.bundle):
             why = f"bundle {hello.bundle[:12]} is not the active one ({self.bundle[:12]})"
             self._peers.refuse(peer, why)
             log.warning("worker refused", worker=hello.worker, why=why)
@@ -101,6 +112,7 @@ class Workers:
         for old in [seat for seat in self._dispatcher.seats.values() if seat.peer == peer]:
             self._lose(old.session, "has begun a new session", now, blame=False)
         seat = Seat(peer, hello.worker, hello.session, hello.credits, hello.stall_ms / 1000, hello.device, now)
+        seat.bundle = hello.bundle
         self._dispatcher.join(seat)
         self._peers.greet(peer)
         log.info("worker is ready", worker=hello.worker, device=hello.device, credits=hello.credits)
@@ -121,9 +133,9 @@ class Workers:
         pixels = part.pixels if part is not None else b""
         if seat is not None:
             seat.answered(result.lease)
-        worker = seat.worker if seat else ""
+        worker, bundle = (seat.worker, seat.bundle) if seat else ("", self.bundle)
         mismatches = self._ledger.counts["mismatch"]
-        if self._ledger.result(result, worker, self.bundle, self._station.may_pass, now):
+        if self._ledger.result(result, worker, bundle, self._station.may_pass, now):
             if part is not None:
                 self._may_be_bait(part, pixels, result, now)
             return
@@ -139,7 +151,7 @@ class Workers:
             self._canaries.passed(part.frame, pixels, now - part.t0, computed, now)
 
     def _canary_answered(self, result: m.Result, seat: Seat | None, now: float) -> None:
-        reason = self._canaries.result(result, self.bundle, now)
+        reason = self._canaries.result(result, seat.bundle if seat else self.bundle, now)
         worker = seat.worker if seat else ""
         if reason is None:
             log.warning("answer to no canary of ours refused", key=str(result.key), worker=worker)

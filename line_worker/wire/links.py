@@ -30,7 +30,16 @@ class Link:
 FRAMES = Link(
     "frames", "source", "hub", False, 512, 1, 0, "SourceHello Frame SourceAlive SourceBye / FrameDone HubHello Refused"
 )
-WORK = Link("work", "worker", "hub", False, 512, 1, 1, "WorkerHello Result Progress WorkerBye / Lease HubHello Refused")
+WORK = Link(
+    "work",
+    "worker",
+    "hub",
+    False,
+    512,
+    1,
+    1,
+    "WorkerHello Result Progress Prepared WorkerBye / Lease Prepare Adopt HubHello Refused",
+)
 OUTCOMES = Link(
     "outcomes", "sink", "hub", False, 1024, 1, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap Refused"
 )

@@ -17,6 +17,9 @@ from typing import ClassVar
 
 from line_worker.errors import DecodeError
 from line_worker.wire import codec
+from line_worker.wire.changeover import Adopt as Adopt
+from line_worker.wire.changeover import Prepare as Prepare
+from line_worker.wire.changeover import Prepared as Prepared
 from line_worker.wire.evidence import Outcome as Outcome
 from line_worker.wire.evidence import Region as Region
 from line_worker.wire.evidence import Result as Result
@@ -250,6 +253,9 @@ Message = (
     | Lease
     | Result
     | Progress
+    | Prepare
+    | Prepared
+    | Adopt
     | WorkerBye
     | SinkHello
     | Outcome

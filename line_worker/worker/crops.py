@@ -40,6 +40,10 @@ class CropSender:
         except queue.Full:
             self.dropped += 1
 
+    def use(self, model: Model) -> None:
+        """Draw with another model from now on; what waits was found by the old one, and looks the same."""
+        self._model = model
+
     def close(self) -> None:
         """Finish what waits, within two seconds."""
         try:

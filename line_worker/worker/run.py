@@ -32,6 +32,7 @@ from line_worker.wire.sockets import Wire
 from line_worker.worker.batching import Batcher, Pace
 from line_worker.worker.crops import CropSender
 from line_worker.worker.model import Finding, Model, load_model
+from line_worker.worker.standby import Standby
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +75,8 @@ class Runner:
 
     def __init__(self, name: str, config: Config, model: Model, wire: Wire, crops: CropSender) -> None:
         self.name, self.model, self._crops = name, model, crops
+        self._workers, self._reported = config.workers, False
+        self._standby: Standby | None = None
         self._wire, self._channel = wire, wire.connect(WORK, name)
         self._largest = config.workers.batch
         self._pace = Pace()
@@ -97,6 +100,7 @@ class Runner:
 
     def turn(self) -> None:
         """Take leases, compute at most one batch, say that the loop turns."""
+        self._report_standby()
         if not len(self._batcher) and self._canary is None:
             self._wire.wait(IDLE_S)
         self.take()
@@ -120,6 +124,10 @@ class Runner:
                     self._leased(received.message)
                 case m.HubHello():
                     self._meet(received.message, time.monotonic())
+                case m.Prepare():
+                    self._prepare(received.message)
+                case m.Adopt():
+                    self._adopt(received.message)
                 case m.Refused():
                     self._refused(received.message.why)
                 case DecodeError():
@@ -149,6 +157,28 @@ class Runner:
         self._channel.send(
             m.WorkerHello(self.name, self._session, credits, self.model.bundle, self._stall_ms, self.model.device)
         )
+
+    def _prepare(self, asked: m.Prepare) -> None:
+        """Load another bundle beside this one, or let go of what was loaded."""
+        self._reported = False
+        self._standby = Standby(self._workers, asked.path, asked.bundle, self._largest) if asked.bundle else None
+
+    def _report_standby(self) -> None:
+        standby = self._standby
+        if standby is not None and standby.finished and not self._reported:
+            self._reported = True
+            log.info("standby is ready" if standby.model else "standby failed", bundle=standby.sha, why=standby.why_not)
+            self._channel.send(m.Prepared(self._session, standby.sha, standby.model is not None, standby.why_not))
+
+    def _adopt(self, asked: m.Adopt) -> None:
+        """Change the bundle between batches; the hub has given nothing more and waited for what was in hand."""
+        if self._standby is None or self._standby.model is None or self._standby.sha != asked.bundle:
+            log.warning("asked for a bundle that does not stand by", bundle=asked.bundle)
+            return
+        self.model, self._standby = self._standby.model, None
+        self._crops.use(self.model)
+        log.info("bundle changed", worker=self.name, bundle=self.model.bundle)
+        self._hello()
 
     def _refused(self, why: str) -> None:
         if "bundle" in why:

@@ -1,0 +1,158 @@
+"""A running line changes its bundle: real processes, real parts, no gap, and the old one stays when the new is bad."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from line_worker.activation import bundle_sha
+from line_worker.approving import check
+from line_worker.auditing import audit
+from line_worker.config import Config, parse
+from line_worker.errors import BundleError
+from line_worker.images import save_png
+from line_worker.rehearsal import Rehearsal
+from line_worker.source.drawing import draw_part
+from line_worker.worker.standby import Standby
+
+COMMAND = str(Path(sys.executable).parent / "line-worker")
+
+
+def remade(bundle: Path, to: Path, **changes: Any) -> Path:
+    """Return a copy of `bundle` whose manifest differs: the same weights under another name."""
+    shutil.copytree(bundle, to)
+    manifest = json.loads((to / "manifest.json").read_text("utf-8"))
+    (to / "manifest.json").write_text(json.dumps({**manifest, **changes}), "utf-8")
+    return to
+
+
+@pytest.fixture
+def second(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return remade(tiny_bundle, tmp_path / "second.bundle", created="later")
+
+
+def line(folder: Path, bundle: Path, parts: int = 1, count: int = 2) -> Config:
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(parts):
+        save_png(images / f"{number:03d}.png", draw_part(rng, size=(240, 320)).image)
+    source = {"kind": "folder", "path": str(images), "rate": 8, "loop": True}
+    return parse(
+        {
+            "line": {"name": "t", "runtime": str(folder / "run"), "data": str(folder / "data")},
+            "cameras": [{"name": "camera", "deadline_ms": 5000, "window": 64, "max_frame_mb": 1, "source": source}],
+            "workers": {"bundle": str(bundle), "count": count, "threads": 1, "runtime": "torch", "batch": 2},
+        }
+    )
+
+
+class Finished(Exception):
+    """The change has come to its end and enough parts were seen since."""
+
+
+def rehearsed(config: Config, folder: Path, bundle: Path) -> tuple[subprocess.CompletedProcess[str], Rehearsal]:
+    """Run the line, activate `bundle` while parts come, and stop it some parts later."""
+    path = folder / "line.json"
+    path.write_text(config.model_dump_json(), "utf-8")
+    rehearsal = Rehearsal(config, folder / "line.log")
+    command: list[subprocess.Popen[str]] = []
+    seen_at_end: list[int] = []
+
+    def on_turn() -> None:
+        seen = len(rehearsal.watcher.outcomes)
+        if not command and seen >= 5:
+            words = [COMMAND, "bundle", "activate", str(path), str(bundle)]
+            command.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        if command and command[0].poll() is not None and not seen_at_end:
+            seen_at_end.append(seen)
+        if seen_at_end and seen >= seen_at_end[0] + 10:
+            raise Finished
+
+    with pytest.raises(Finished):
+        rehearsal.run(on_turn, seconds=120)
+    out, _ = command[0].communicate()
+    return subprocess.CompletedProcess(command[0].args, command[0].returncode, out, ""), rehearsal
+
+
+def judged_by(config: Config) -> list[str]:
+    """Return the journal's bundles in the order of sequence numbers; the books balance, and nothing was refused."""
+    assert audit(config.journal_path).balanced
+    with closing(sqlite3.connect(config.journal_path)) as db:
+        rows = db.execute("SELECT bundle, verdict FROM outcomes ORDER BY epoch, seq").fetchall()
+    late = Counter(verdict for _, verdict in rows)["NO_DECISION"]
+    assert late == sum(1 for bundle, verdict in rows if verdict == "NO_DECISION" and not bundle)
+    return [bundle for bundle, _ in rows if bundle]
+
+
+def test_a_running_line_changes_its_bundle_without_losing_a_part(
+    tiny_bundle: Path, second: Path, tmp_path: Path
+) -> None:
+    config = line(tmp_path, tiny_bundle, parts=6)
+    done, rehearsal = rehearsed(config, tmp_path, second)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1].endswith("done")
+    bundles = judged_by(config)
+    old, new = bundle_sha(tiny_bundle), bundle_sha(second)
+    assert set(bundles) == {old, new}
+    assert bundles[0] == old
+    assert bundles[-8:] == [new] * 8
+    reasons = {o.reason for o in rehearsal.watcher.outcomes[:-3]}  # the last ones may have been stopped
+    assert reasons <= {0, 1}, "nothing was late"
+    again = Rehearsal(config, tmp_path / "again.log")
+    again.run(seconds=3)
+    assert {o.bundle for o in again.watcher.outcomes if o.bundle} == {new}, "what was activated starts again"
+
+
+def test_a_bundle_that_workers_cannot_load_changes_nothing(tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
+    config = line(tmp_path, tiny_bundle, parts=6, count=1)
+    (second / "weights.safetensors").write_bytes(b"damaged")
+    done, rehearsal = rehearsed(config, tmp_path, second)
+    assert done.returncode == 3
+    assert set(judged_by(config)) == {bundle_sha(tiny_bundle)}
+    assert {o.reason for o in rehearsal.watcher.outcomes[:-3]} <= {0, 1}
+
+
+# before the line is asked
+
+
+def test_a_bundle_for_other_pictures_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = remade(tiny_bundle, tmp_path / "other", input={"shape": [10, 20], "dtype": "uint8"})
+    with pytest.raises(BundleError, match=r"is for pictures of 10 x 20 uint8, the line's are 240 x 320 uint8"):
+        check(line(tmp_path, tiny_bundle), other)
+
+
+def test_a_bundle_that_does_not_reproduce_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text("utf-8"))
+    golden = [{**one, "score": (one["score"] or 0.0) + 5} for one in manifest["golden"]]
+    other = remade(tiny_bundle, tmp_path / "other", golden=golden)
+    with pytest.raises(BundleError):
+        check(line(tmp_path, tiny_bundle), other)
+
+
+# in the worker
+
+
+def test_standby_says_why_it_cannot(tiny_bundle: Path, tmp_path: Path) -> None:
+    workers = line(tmp_path, tiny_bundle).workers
+    missing = Standby(workers, str(tmp_path / "nothing"), "x", 1)
+    other = Standby(workers, str(tiny_bundle), "x" * 64, 1)
+    right = Standby(workers, str(tiny_bundle), bundle_sha(tiny_bundle), 2)
+    for standby in (missing, other, right):
+        standby._thread.join(60)
+        assert standby.finished
+    assert missing.model is None
+    assert "BundleError" in missing.why_not
+    assert "that was asked for" in other.why_not
+    assert right.why_not == ""
+    assert right.model is not None
