@@ -20,9 +20,12 @@ from line_worker.approving import check
 from line_worker.auditing import audit
 from line_worker.config import Config, parse
 from line_worker.errors import BundleError
+from line_worker.hub.run import Hub
 from line_worker.images import save_png
 from line_worker.rehearsal import Rehearsal
 from line_worker.source.drawing import draw_part
+from line_worker.verdicts import Reason
+from line_worker.wire.messages import Frame, FrameKey
 from line_worker.worker.standby import Standby
 
 COMMAND = str(Path(sys.executable).parent / "line-worker")
@@ -95,7 +98,7 @@ def judged_by(config: Config) -> list[str]:
     return [bundle for bundle, _ in rows if bundle]
 
 
-def test_a_running_line_changes_its_bundle_without_losing_a_part(
+def test_row_17_a_running_line_changes_its_bundle_without_losing_a_part(
     tiny_bundle: Path, second: Path, tmp_path: Path
 ) -> None:
     config = line(tmp_path, tiny_bundle, parts=6)
@@ -114,13 +117,30 @@ def test_a_running_line_changes_its_bundle_without_losing_a_part(
     assert {o.bundle for o in again.watcher.outcomes if o.bundle} == {new}, "what was activated starts again"
 
 
-def test_a_bundle_that_workers_cannot_load_changes_nothing(tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
+def test_row_16_a_damaged_bundle_changes_nothing(tiny_bundle: Path, second: Path, tmp_path: Path) -> None:
     config = line(tmp_path, tiny_bundle, parts=6, count=1)
     (second / "weights.safetensors").write_bytes(b"damaged")
     done, rehearsal = rehearsed(config, tmp_path, second)
     assert done.returncode == 3
     assert set(judged_by(config)) == {bundle_sha(tiny_bundle)}
     assert {o.reason for o in rehearsal.watcher.outcomes[:-3]} <= {0, 1}
+
+
+def test_row_16_without_a_bundle_that_can_be_loaded_parts_are_refused_for_that(second: Path, short_path: Path) -> None:
+    (second / "weights.safetensors").write_bytes(b"damaged")
+    config = line(short_path, second)
+    config.line.runtime.mkdir()
+    hub = Hub(config, 100.0)
+    try:
+        hub.ledger.open_epoch("camera", 1)
+        hub.ledger.announced_up_to("camera", 1, 0, 100.0)
+        header = (0.0, 200.0, (4, 5), "uint8", "gray", 0, "ring")
+        hub.ledger.announce(Frame(FrameKey("t", "camera", 1, 0), *header), b"", 100.0)
+        hub.turn(101.0)
+    finally:
+        hub.close()
+    with closing(sqlite3.connect(config.journal_path)) as db:
+        assert [Reason(r) for (r,) in db.execute("SELECT reason FROM outcomes")] == [Reason.NO_MODEL]
 
 
 # before the line is asked

@@ -9,8 +9,9 @@ from typing import Any
 import structlog
 
 from line_worker.activation import bundle_sha, keep
+from line_worker.bundle import Bundle
 from line_worker.config import Config
-from line_worker.errors import ConfigError, LineWorkerError
+from line_worker.errors import BundleError, ConfigError, LineWorkerError
 from line_worker.hub.dispatch import Seat
 from line_worker.hub.peers import Peers
 from line_worker.hub.swap import Phase, Swap
@@ -25,6 +26,7 @@ class Changeover:
     def __init__(self, config: Config, peers: Peers) -> None:
         self.config, self._peers = config, peers
         self.sha = "stub" if config.workers.stub else bundle_sha(config.workers.bundle)
+        self.problem = "" if config.workers.stub else _problem(config.workers.bundle)
         self.swap: Swap | None = None
 
     def allows(self, bundle: str) -> bool:
@@ -93,4 +95,14 @@ class Changeover:
         except LineWorkerError as error:
             swap.fail(str(error))
             return
-        self.sha = swap.new
+        self.sha, self.problem = swap.new, ""
+
+
+def _problem(bundle: Path) -> str:
+    """Return why no worker can load the bundle, "" when one can; every file is held against the manifest."""
+    try:
+        Bundle.load(bundle)
+    except BundleError as error:
+        log.error("no worker can load the bundle: nothing passes", error=str(error))  # noqa: TRY400 - for the user
+        return str(error)
+    return ""

@@ -35,6 +35,7 @@ class Ledger:
         self.line, self.cameras = line, cameras
         self.epochs: dict[tuple[str, int], Epoch] = {}
         self.counts: Counter[str] = Counter()  # released parts by verdict, and what was refused
+        self.without_workers = Reason.NO_WORKER  # NO_MODEL where there is no bundle that one could load
         self._current: dict[str, int] = {}
         self._schedule = Schedule()
         self._decided: list[Part] = []
@@ -217,7 +218,12 @@ class Ledger:
     def expire(self, now: float, have_workers: bool) -> None:
         """Settle every part whose deadline has come."""
         for part in self._schedule.overdue(now):
-            self._settle(part, _why_late(part, have_workers), now)
+            self._settle(part, self._why_late(part, have_workers), now)
+
+    def _why_late(self, part: Part, have_workers: bool) -> Reason:
+        if part.orphan:
+            return Reason.RESTART
+        return Reason.DEADLINE if have_workers else self.without_workers
 
     def next_due(self) -> float | None:
         """Return when the next deadline comes, None when no part is open."""
@@ -293,9 +299,3 @@ class Ledger:
         if done:
             self._decided.append(part)
         return done
-
-
-def _why_late(part: Part, have_workers: bool) -> Reason:
-    if part.orphan:
-        return Reason.RESTART
-    return Reason.DEADLINE if have_workers else Reason.NO_WORKER

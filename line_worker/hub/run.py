@@ -92,6 +92,8 @@ class Hub:
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0
         self.ledger.distrusted = self.guard.distrusted
+        if changeover.problem:
+            self.ledger.without_workers = Reason.NO_MODEL
         self._took_at, self._heard = now, Heard(now, False, now)
         self._recover(now)
         self.control = ControlSocket(config.line.runtime, Commands(self).table)
@@ -178,6 +180,7 @@ class Hub:
     def _follow_bundle(self) -> None:
         """Scores of another bundle have another calibration."""
         if self.drift.bundle != self.workers.bundle:
+            self.ledger.without_workers = Reason.NO_WORKER
             self.drift = DriftWatch(self.workers.bundle, calibration_size(self.workers.changeover.config))
 
     def _show_state(self) -> None:
