@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-
-import zmq
 
 from line_worker.config import Config
 from line_worker.drill.plan import Fault
@@ -108,13 +105,12 @@ class Breaker:
         wire = Wire(self._config.line.runtime, frame_bytes=self._config.frame_bytes)
         channel = wire.connect(FRAMES, "flood")
         old = m.SourceAlive(self._config.cameras[0].name, 1, fault.which, True, "")
-        channel.socket.poll(200, zmq.POLLOUT)
+        channel.wait_to_send(200)
         for number in range(FLOOD):
             if number % 2:
                 channel.send(old)
             else:
-                with contextlib.suppress(zmq.ZMQError):
-                    channel.socket.send_multipart([os.urandom(2), os.urandom(100)], zmq.NOBLOCK)
+                channel.send_parts([os.urandom(2), os.urandom(100)])
         wire.close()
         return True
 

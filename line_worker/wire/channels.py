@@ -52,7 +52,14 @@ class Channel:
 
     def send(self, message: Message, to: bytes = b"") -> bool:
         """Queue `message` (for peer `to` on a binding end); False when the peer is gone or its queue is full."""
-        parts = [to, *to_parts(message)] if self._routed else to_parts(message)
+        return self.send_parts([to, *to_parts(message)] if self._routed else to_parts(message))
+
+    def wait_to_send(self, timeout_ms: int) -> bool:
+        """Wait until something may be sent, that is until the other side is there."""
+        return bool(self.socket.poll(timeout_ms, zmq.POLLOUT))
+
+    def send_parts(self, parts: list[bytes]) -> bool:
+        """Queue `parts` as they are: only drills and fuzzing send what is no message."""
         try:
             self.socket.send_multipart(parts, zmq.NOBLOCK, copy=len(parts[-1]) < SLACK_BYTES)
         except zmq.ZMQError as error:
