@@ -277,6 +277,10 @@ def test_pose_none_expects_the_part_in_its_place():
     assert np.allclose(a.matrix[:, :2], np.eye(2))
     assert np.abs(a.canonical - rectifier.mean).mean() < 0.03
     assert rectifier.rectify(np.full(SIZE, 190, np.uint8)).reason is Reason.NO_OBJECT
+    size = np.sqrt(rectifier.placer.area.centre)
+    for share, reason in ((0.04, Reason.NONE), (0.2, Reason.POSE)):
+        slipped = np.roll(draw(800, pose="none").image, round(share * size), axis=1)
+        assert rectifier.rectify(slipped).reason is reason
 
 
 def test_full_is_the_frame_itself_of_bounded_size():

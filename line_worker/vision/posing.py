@@ -21,6 +21,7 @@ from line_worker.vision.template import COARSE_TOLERANCE, Coarse, Fine, Found, L
 
 Progress = Callable[[float], None]
 
+SLIP = 0.1  # a part that always lies in its place may seem off by this share of its size: a bite moves its centre too
 QUALITY_SLACK = 0.15  # a fit this far below the median is still good: few learning images make it look too even
 AREA_TOLERANCE = 0.25  # soft shadows move the area by more than they move the size
 SIZE_TOLERANCE, SIZE_STEPS = 0.04, 4
@@ -62,10 +63,13 @@ class Range(NamedTuple):
 
 
 class Still:
-    """Parts that always lie in the same place: nothing is searched, only the area is held against good parts."""
+    """Parts that always lie in the same place: nothing is searched; area and centre are held against good parts.
 
-    def __init__(self, pose: Pose, area: Range) -> None:
-        self.pose, self.area = pose, area
+    where: of the located part's centre, (x, y) in pixels.
+    """
+
+    def __init__(self, pose: Pose, area: Range, where: tuple[Range, Range]) -> None:
+        self.pose, self.area, self.where = pose, area, where
 
     @classmethod
     def learn(cls, looks: Sequence[Look], progress: Progress) -> tuple[Still, tuple[float, float]]:
@@ -77,13 +81,16 @@ class Still:
         width, height = (float(high - low + 1 / scale) for low, high in ends)
         margin = max(CROP_MARGIN_MIN, CROP_MARGIN * width)
         x, y = (float(low + high) / 2 for low, high in ends)
-        areas = [seen.located.area for seen in looks]
+        area = _area([seen.located.area for seen in looks])
+        least = SLIP * float(np.sqrt(area.centre))
+        across, down = (Range.of([seen.located.centre[axis] for seen in looks], least) for axis in (0, 1))
         progress(1.0)
-        return cls(Pose(0.0, x, y), _area(areas)), (width + 2 * margin, height + 2 * margin)
+        return cls(Pose(0.0, x, y), area, (across, down)), (width + 2 * margin, height + 2 * margin)
 
     def place(self, seen: Look) -> Placed:
         """Return the fixed pose."""
-        return Placed(self.pose, 1.0, self.area.holds(seen.located.area))
+        there = all(limit.holds(at) for limit, at in zip(self.where, seen.located.centre, strict=True))
+        return Placed(self.pose, 1.0, there and self.area.holds(seen.located.area))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what `restore` needs and JSON cannot hold."""
@@ -91,12 +98,14 @@ class Still:
 
     def meta(self) -> dict[str, Any]:
         """Return what else `restore` needs, for JSON."""
-        return {"centre": [self.pose.x, self.pose.y], "area": list(self.area)}
+        where = [list(limit) for limit in self.where]
+        return {"centre": [self.pose.x, self.pose.y], "area": list(self.area), "where": where}
 
     @classmethod
     def restore(cls, meta: Mapping[str, Any]) -> Still:
         """Return the same again from what `meta` returned."""
-        return cls(Pose(0.0, *meta["centre"]), Range(*meta["area"]))
+        across, down = (Range(*limit) for limit in meta["where"])
+        return cls(Pose(0.0, *meta["centre"]), Range(*meta["area"]), (across, down))
 
 
 class Posing:

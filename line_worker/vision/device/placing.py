@@ -61,18 +61,23 @@ class Whole(nn.Module):
 
 
 class Fixed(nn.Module):
-    """Parts that always lie in the same place: only their area is held against good parts."""
+    """Parts that always lie in the same place: their area and their centre are held against good parts."""
 
     pose: Tensor
+    middle: Tensor
+    slack: Tensor
 
     def __init__(self, still: Still) -> None:
         super().__init__()
         self.area = still.area
         self.register_buffer("pose", torch.tensor([still.pose], dtype=torch.float64))
+        self.register_buffer("middle", torch.tensor([limit.centre for limit in still.where], dtype=torch.float64))
+        self.register_buffer("slack", torch.tensor([limit.tolerance for limit in still.where], dtype=torch.float64))
 
     def forward(self, seen: Seen, middle: Tensor) -> Placed:
         """Return the fixed pose of every part."""
-        sound = (seen.area - self.area.centre).abs() <= self.area.tolerance
+        there = ((seen.centre - self.middle).abs() <= self.slack).all(1)
+        sound = there & ((seen.area - self.area.centre).abs() <= self.area.tolerance)
         return Placed(self.pose.expand(len(middle), -1), torch.ones_like(seen.area), sound)
 
 
