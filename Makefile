@@ -19,11 +19,16 @@ test: $(VENV)/.tests
 
 # long runs: many more steps of the state machine and the message fuzzing
 slow: $(VENV)/.tests
-	HYPOTHESIS_PROFILE=slow $(BIN)/pytest tests/test_ledger.py tests/test_messages.py tests/test_batching.py --timeout 3600
+	HYPOTHESIS_PROFILE=slow $(BIN)/pytest tests/test_ledger_machine.py tests/test_messages.py tests/test_batching.py --timeout 3600
 
 # ten minutes of breaking a line on purpose
 drill: $(VENV)/.installed
 	$(BIN)/line-worker drill --minutes 10
+
+# hostile input by the million; it goes on where it was stopped
+fuzz: $(VENV)/.tests
+	$(BIN)/line-worker bench fuzz --messages 10000000 --images 100000 --bundles 100000 --recordings 20000 \
+	  --sockets 100000 --state fuzz.json
 
 define timed
 	@start=$$(date +%s); echo "== $(1)"; $(2); echo "== $(1): $$(( $$(date +%s) - start )) s"

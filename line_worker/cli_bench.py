@@ -151,3 +151,23 @@ def device(
     measured = profile(Bundle.load(bundle), folder, sizes(batches), device, agree)
     show(measured, as_json=as_json)
     return 1 if measured.agreement is not None and measured.agreement.verdicts_that_differ else 0
+
+
+@bench_app.command()
+def fuzz(
+    messages: Annotated[int, typer.Option(min=0, help="Messages to decode.")] = 20_000,
+    images: Annotated[int, typer.Option(min=0, help="Images to decode.")] = 500,
+    bundles: Annotated[int, typer.Option(min=0, help="Bundles to load.")] = 1500,
+    recordings: Annotated[int, typer.Option(min=0, help="Recordings to read.")] = 200,
+    sockets: Annotated[int, typer.Option(min=0, help="Raw connections to the sockets of a running line.")] = 200,
+    state: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the counts here, and go on from them.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Stop after so long.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Feed hostile input to every decoder and socket; exit code 1 when it is more than refused."""
+    from bench.fuzz.run import run
+
+    wanted = {"messages": messages, "images": images, "bundles": bundles, "recordings": recordings, "sockets": sockets}
+    return run(wanted, state, seconds or float("inf"), as_json=as_json)
