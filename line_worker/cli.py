@@ -18,12 +18,14 @@ from line_worker import __version__, cli_learn, cli_operate
 from line_worker.cli_bench import bench_app
 from line_worker.cli_bundle import bundle_app
 from line_worker.cli_keys import keys_app
+from line_worker.cli_shadow import shadow_app
 from line_worker.errors import LineWorkerError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(bench_app, name="bench")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(keys_app, name="keys")
+app.add_typer(shadow_app, name="shadow")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The line's configuration.")]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `train` wrote.")]

@@ -17,14 +17,18 @@ from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveIn
 from line_worker.config_problems import across, explain
 from line_worker.config_problems import without_credentials as without_credentials
 from line_worker.config_rules import Checks, LineRules
+from line_worker.config_section import Name
 from line_worker.config_section import Section as Section
+from line_worker.config_sinks import LogSink as LogSink
+from line_worker.config_sinks import PlcSink as PlcSink
+from line_worker.config_sinks import RecordSink as RecordSink
+from line_worker.config_sinks import ShadowSink as ShadowSink
+from line_worker.config_sinks import Sink as Sink
+from line_worker.config_sinks import StoreSink as StoreSink
 from line_worker.errors import ConfigError
 
 PORTS = 4  # that follow `line.tcp`: one a link
 STUB = Path("stub")
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
-Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _has_ports(tcp: str) -> str:
@@ -143,53 +147,6 @@ class Workers(Section):
         return self.bundle == STUB
 
 
-# ---- sinks -----------------------------------------------------------------------------------------------------------
-
-
-class PlcSink(Section):
-    """Modbus TCP: as `server` the PLC polls us, as `client` we write to the PLC at `host`."""
-
-    kind: Literal["plc"]
-    name: Name = "plc"
-    mode: Literal["server", "client"] = "server"
-    host: str = "127.0.0.1"
-    port: Port = 5020
-    unit: int = Field(default=1, ge=0, le=247)
-    base: int = Field(default=0, ge=0, le=65000)  # address of the first register
-    plc_heartbeat_ms: PositiveFloat = 1000.0  # an older heartbeat of the PLC is stale: nothing passes
-    queue: int = Field(default=8, ge=1, le=64)  # results that may wait for acknowledgement; one more is a fault
-    simulate: bool = False  # start the simulated PLC beside the line
-
-
-class StoreSink(Section):
-    """Outcomes in SQLite, crops and overlays as files under a quota, oldest dropped first."""
-
-    kind: Literal["store"]
-    name: Name = "store"
-    path: Path | None = None  # default: `store` in the line's data folder
-    quota_mb: PositiveFloat = 1024.0
-
-
-class LogSink(Section):
-    """Outcomes as JSON lines, to a file or to standard output."""
-
-    kind: Literal["log"]
-    name: Name = "log"
-    path: Path | None = None
-
-
-class RecordSink(Section):
-    """Frames and outcomes into an MCAP recording."""
-
-    kind: Literal["record"]
-    name: Name = "record"
-    path: Path
-    tolerance: float = Field(default=1e-3, ge=0)  # how far a replayed score may lie off, as a share of its threshold
-
-
-Sink = Annotated[PlcSink | StoreSink | LogSink | RecordSink, Field(discriminator="kind")]
-
-
 # ---- the whole -------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +186,10 @@ class Config(Section):
         """Folder of the store sink."""
         store = next((s for s in self.sinks if isinstance(s, StoreSink)), None)
         return (store.path if store and store.path else None) or self.line.data / "store"
+
+    def shadow_path(self, sink: ShadowSink) -> Path:
+        """Folder of a shadow's pictures; its book lies beside, with the suffix .sqlite."""
+        return self.line.data / f"shadow-{sink.name}"
 
     @property
     def journal_path(self) -> Path:
@@ -311,4 +272,5 @@ _SECTIONS: dict[str, type[Section]] = {
     "store": StoreSink,
     "log": LogSink,
     "record": RecordSink,
+    "shadow": ShadowSink,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from line_worker.config import Camera, Config, LineSection, StoreSink
+from line_worker.config import Camera, Config, LineSection, ShadowSink, StoreSink
 from line_worker.config import Sink as SinkConfig
 from line_worker.errors import ConfigError
 from line_worker.wire.curve import Credentials
@@ -61,8 +61,10 @@ def check_sink(config: Config, sink: SinkConfig) -> None:
     """Check that `sink` can run on this host.
 
     Raises:
-        ConfigError: it is the store, and the hub is on another host.
+        ConfigError: the hub is on another host, and it is the store, or needs pictures in shared memory.
     """
+    if isinstance(sink, ShadowSink):
+        check_cameras(config, f"sink {sink.name}", config.cameras)
     if isinstance(sink, StoreSink) and is_away(config):
         why = f"takes the workers' pictures at the hub's address, {config.line.tcp}, which is not this host's"
         raise ConfigError(f"sink {sink.name}", [f"{why}; run the store on the hub's host"])

@@ -35,7 +35,7 @@ class Bench:
     def open(self) -> None:
         self.wire = Wire(self.folder)
         self.peers = Peers(self.wire.bind(OUTCOMES), 1, Station())
-        self.outbox = Outbox(self.peers, self.journal, {"log": True, "store": True, "plc": False})
+        self.outbox = Outbox(self.peers, self.journal, {"log": True, "store": True, "plc": False}, ("shadow",))
 
     def close(self) -> None:
         for wire in (*self.wires, self.wire):
@@ -236,3 +236,30 @@ def test_strikes_are_remembered_in_bounded_memory(bench: Bench, monkeypatch: pyt
         sink.channel.socket.send_multipart([b"rubbish"])
         sink.turns()
     assert len(bench.peers._strikes) == 3
+
+
+def test_the_line_neither_waits_for_a_shadow_nor_owes_it_anything(bench: Bench) -> None:
+    assert "shadow" in {view.name for view in bench.outbox.views() if not view.reachable}
+    assert bench.outbox.warnings == ("shadow shadow: is not connected; the line decides as before",)
+    shadow = bench.sink("shadow", durable=False)
+    assert bench.outbox.warnings == ()
+    shadow.say(m.SinkState("shadow", False, "its bundle is damaged"))
+    assert bench.outbox.warnings == ("shadow shadow: its bundle is damaged; the line decides as before",)
+    bench.write(3)
+    assert bench.outbox.settled
+    assert shadow.rows() == [], "the journal owes it nothing"
+    assert not any("shadow" in text for text in (*bench.outbox.bad_sinks(), *bench.outbox.missing_sinks()))
+
+
+def test_a_shadow_that_hangs_takes_nothing_from_the_others(bench: Bench) -> None:
+    shadow, store = bench.sink("shadow", durable=False), bench.sink("store")
+    shadow.say(m.SinkHello("shadow", False, True))
+    header = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (1, 1), "uint8", "gray", 0, "inline")
+    for _ in range(5000):  # it reads none of them
+        bench.outbox.tap(m.Tap(header, bytes(100)))
+    [view] = [view for view in bench.outbox.views() if view.name == "shadow"]
+    assert view.taps_lost > 1000
+    bench.write(20)
+    assert store.rows(20) == list(range(1, 21))
+    bench.outbox.beat(STATE)
+    assert bench.outbox.warnings == ("shadow shadow: is not connected; the line decides as before",)

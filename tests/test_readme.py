@@ -17,7 +17,7 @@ from line_worker.wire.links import LINKS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-GROUPS = ("bench", "bundle", "keys")  # commands that have commands
+GROUPS = ("bench", "bundle", "keys", "shadow")  # commands that have commands
 COMMANDS = sorted(set(re.findall(r"^\s*(?:\$ )?(line-worker [^#`\n]+)", README, re.MULTILINE)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from line_worker.config import Camera, Config
-from line_worker.wire.limits import AHEAD_FRAMES, CREDIT_BATCHES, CROPS_WAITING, RECORDER_BYTES
+from line_worker.wire.limits import AHEAD_FRAMES, CREDIT_BATCHES, CROPS_WAITING, RECORDER_BYTES, SHADOW_FRAMES
 from line_worker.wire.links import CROPS, FRAMES, OUTCOMES, SLACK_BYTES, WORK
 
 
@@ -59,14 +59,14 @@ def _credits(config: Config) -> int:
 
 
 def _hub(config: Config) -> int:
-    """Inline frames: announced and arriving, on their way to workers, bait, and copies on their way to recorders."""
+    """Inline frames: announced and arriving, on their way to workers, bait, and copies for recorders and shadows."""
     inline = [c for c in config.cameras if _inline(c)]
     largest = max(map(_bytes, inline), default=0)
-    recorders = sum(sink.kind == "record" for sink in config.sinks)
+    tapped = sum(sink.kind in ("record", "shadow") for sink in config.sinks)
     arriving = max(c.window for c in config.cameras) + 2  # the mark of the frames link
     windows = sum((c.window + 2 + arriving) * _bytes(c) for c in inline)
     canaries = sum(2 * _bytes(c) for c in inline if c.canary_every_s)  # bait, and what is on its way
-    return windows + canaries + (_credits(config) + recorders * OUTCOMES.high_water) * largest
+    return windows + canaries + (_credits(config) + tapped * OUTCOMES.high_water) * largest
 
 
 def _worker(config: Config) -> int:
@@ -77,11 +77,16 @@ def _worker(config: Config) -> int:
 
 
 def _sinks(config: Config) -> int:
-    """Pictures that wait for the store, and frames that wait for a recorder's disk or to be copied by it."""
+    """Pictures that wait for the store; frames that wait to be copied, then for a recorder's disk or a shadow.
+
+    A shadow draws one picture at a time, as large as a crop may be.
+    """
     store = CROPS.high_water * CROPS.frames * config.frame_bytes
     taps = OUTCOMES.high_water * max((_bytes(c) for c in config.cameras if _inline(c)), default=0)
     recorder = RECORDER_BYTES + config.frame_bytes + taps
-    return sum({"store": store, "record": recorder}.get(sink.kind, 0) for sink in config.sinks)
+    shadow = (SHADOW_FRAMES + 1 + CROPS.frames) * config.frame_bytes + taps
+    held = {"store": store, "record": recorder, "shadow": shadow}
+    return sum(held.get(sink.kind, 0) for sink in config.sinks)
 
 
 def _messages(config: Config) -> int:

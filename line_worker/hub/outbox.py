@@ -46,10 +46,17 @@ class SinkView:
 
 
 class Outbox:
-    """The hub's end of the outcomes link. `expected` names the sinks of the configuration: name -> durable."""
+    """The hub's end of the outcomes link. `expected` names the sinks of the configuration: name -> durable.
 
-    def __init__(self, peers: Peers, journal: Journal, expected: dict[str, bool]) -> None:
+    `shadows` are configured, too, and the line never waits for them: they get outcomes as real-time sinks do, and what
+    is wrong with them is a warning.
+    """
+
+    def __init__(
+        self, peers: Peers, journal: Journal, expected: dict[str, bool], shadows: tuple[str, ...] = ()
+    ) -> None:
         self._peers, self._channel, self._journal, self._expected = peers, peers.channel, journal, expected
+        self._shadows = shadows
         self._readers: dict[str, Reader] = {}
         self._moved: dict[str, int] = {}  # cursors to be written with the next commit
         self._newest = journal.last_row()
@@ -140,7 +147,8 @@ class Outbox:
             for name, durable in self._expected.items()
             if name not in here
         }
-        return (*here.values(), *away.values())
+        shadows = (SinkView(name, False, False, 0, 0) for name in self._shadows if name not in here)
+        return (*here.values(), *away.values(), *shadows)
 
     @property
     def wants_frames(self) -> bool:
@@ -156,10 +164,25 @@ class Outbox:
     def bad_sinks(self) -> tuple[str, ...]:
         """Name the configured real-time sinks that are missing or unreachable; a durable one stops nothing."""
         return tuple(
-            f"sink {name}: {'is not connected' if reader is None else reader.detail or 'is unreachable'}"
+            f"sink {name}: {trouble}"
             for name, durable in self._expected.items()
-            if not durable and ((reader := self._readers.get(name)) is None or not reader.reachable)
+            if not durable and (trouble := self._trouble(name))
         )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with shadows: nothing that the line needs."""
+        return tuple(
+            f"shadow {name}: {trouble}; the line decides as before"
+            for name in self._shadows
+            if (trouble := self._trouble(name))
+        )
+
+    def _trouble(self, name: str) -> str:
+        reader = self._readers.get(name)
+        if reader is None:
+            return "is not connected"
+        return "" if reader.reachable else reader.detail or "is unreachable"
 
     def missing_sinks(self) -> tuple[str, ...]:
         """Name the configured sinks, of either kind, whose process has not said hello."""

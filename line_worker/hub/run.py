@@ -81,7 +81,9 @@ class Hub:
         ballast.lay()
         self.books = Books(self.journal, ballast)
         self.ledger = Ledger(config.line.name, camera_rules(config))
-        self.outbox = Outbox(outcomes, self.journal, {s.name: s.kind != "plc" for s in config.sinks})
+        shadows = tuple(s.name for s in config.sinks if s.kind == "shadow")
+        expected = {s.name: s.kind != "plc" for s in config.sinks if s.name not in shadows}
+        self.outbox = Outbox(outcomes, self.journal, expected, shadows)
         self.sources = Sources(frames, self.ledger, self.outbox, begun_anew=begun_anew)
         self.guard = Guard(config, self.journal, now)
         quarantine, canaries = Quarantine(config.line.data / "quarantine"), self.guard.canaries
@@ -207,7 +209,7 @@ class Hub:
     def warnings(self) -> tuple[str, ...]:
         """What somebody should look at, in words."""
         alarms = (str(alarm) for alarm in self.guard.alarms)
-        return (*alarms, *self.guard.warnings(time.monotonic()), *self.drift.warnings)
+        return (*alarms, *self.guard.warnings(time.monotonic()), *self.drift.warnings, *self.outbox.warnings)
 
     def turned_away(self) -> Counter[str]:
         """Return how many messages and connections were not taken, by cause."""

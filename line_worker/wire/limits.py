@@ -6,3 +6,4 @@ AHEAD_FRAMES = 10  # that any source has read, drawn or decoded before they are 
 CREDIT_BATCHES = 2  # batches that a worker holds: one computed, one waiting
 CROPS_WAITING = 8  # pictures of anomalies that a worker has not drawn yet
 RECORDER_BYTES = 256_000_000  # of pictures that wait for a recorder's disk
+SHADOW_FRAMES = 16  # pictures that wait for a shadow, or for the line to decide them first

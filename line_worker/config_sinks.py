@@ -1,0 +1,68 @@
+"""What of line.toml says where outcomes go, a table for each kind of sink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from line_worker.config_section import Name, Section
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class PlcSink(Section):
+    """Modbus TCP: as `server` the PLC polls us, as `client` we write to the PLC at `host`."""
+
+    kind: Literal["plc"]
+    name: Name = "plc"
+    mode: Literal["server", "client"] = "server"
+    host: str = "127.0.0.1"
+    port: Port = 5020
+    unit: int = Field(default=1, ge=0, le=247)
+    base: int = Field(default=0, ge=0, le=65000)  # address of the first register
+    plc_heartbeat_ms: PositiveFloat = 1000.0  # an older heartbeat of the PLC is stale: nothing passes
+    queue: int = Field(default=8, ge=1, le=64)  # results that may wait for acknowledgement; one more is a fault
+    simulate: bool = False  # start the simulated PLC beside the line
+
+
+class StoreSink(Section):
+    """Outcomes in SQLite, crops and overlays as files under a quota, oldest dropped first."""
+
+    kind: Literal["store"]
+    name: Name = "store"
+    path: Path | None = None  # default: `store` in the line's data folder
+    quota_mb: PositiveFloat = 1024.0
+
+
+class LogSink(Section):
+    """Outcomes as JSON lines, to a file or to standard output."""
+
+    kind: Literal["log"]
+    name: Name = "log"
+    path: Path | None = None
+
+
+class RecordSink(Section):
+    """Frames and outcomes into an MCAP recording."""
+
+    kind: Literal["record"]
+    name: Name = "record"
+    path: Path
+    tolerance: float = Field(default=1e-3, ge=0)  # how far a replayed score may lie off, as a share of its threshold
+
+
+class ShadowSink(Section):
+    """A second bundle that judges the line's pictures and decides nothing; what it is too slow for, it leaves out."""
+
+    kind: Literal["shadow"]
+    name: Name = "shadow"
+    bundle: Path
+    device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")  # not the workers' GPU, unless told to
+    runtime: Literal["auto", "torch", "openvino"] = "auto"
+    threads: PositiveInt = 1
+    quota_mb: PositiveFloat = 256.0  # pictures of disagreements; the oldest are dropped beyond this
+
+
+Sink = Annotated[PlcSink | StoreSink | LogSink | RecordSink | ShadowSink, Field(discriminator="kind")]
