@@ -207,6 +207,8 @@ sink.open()
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 for seq in range(10):
     sink.tap(header(seq), picture(seq).tobytes())
+    while sink.reachable()[0] and not sink._thread.tasks.empty():  # or all would be one chunk, which is cut
+        time.sleep(0.001)
 while sink.reachable()[0]:
     time.sleep(0.01)
 print(sink.reachable()[1])
