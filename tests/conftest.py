@@ -14,7 +14,7 @@ from hypothesis import settings
 
 # `make slow` sets HYPOTHESIS_PROFILE=slow: many more examples and longer ones
 settings.register_profile("short", deadline=None, max_examples=60, stateful_step_count=40)
-settings.register_profile("slow", deadline=None, max_examples=3000, stateful_step_count=200)
+settings.register_profile("slow", deadline=None, max_examples=5000, stateful_step_count=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 TINY_SIZE = (240, 320)  # H, W of the parts that tiny_bundle judges: draw_part(rng, size=(240, 320)), kind bracket

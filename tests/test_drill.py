@@ -68,6 +68,7 @@ def good() -> Books:
         totals={"PASS": 2, "NO_DECISION": 1, "FAIL": 0},
         plc=[booking(0), booking(1), booking(2, accepted=False)],
         logged={(EPOCH, seq) for seq in range(3)},
+        acknowledged=3,
     )
 
 
@@ -106,7 +107,7 @@ def test_every_kind_of_lie_is_found(changes: dict[str, Any], invariant: int) -> 
 def test_what_died_with_its_source_is_counted_and_not_blamed() -> None:
     old, new = (EPOCH - 1, 0), {(EPOCH, seq): 100.0 + seq for seq in range(3)}
     found = examine(dataclasses.replace(good(), triggered={old: 90.0, **new}), [], 0.005)
-    assert (found.lost_with_source, found.undecided, found.wrong) == (1, 0, {})
+    assert (found.never_heard_of, found.undecided, found.wrong) == (1, 0, {})
 
 
 def test_while_no_hub_was_there_nothing_can_be_in_time() -> None:

@@ -47,6 +47,7 @@ class Books:
     totals: dict[str, int]
     plc: list[dict[str, Any]]
     logged: set[Key]
+    acknowledged: int  # rows that the log has acknowledged; the journal owes it the others
     waits: list[tuple[float, float]] = field(default_factory=list)  # of the hub's loop: when, and seconds
 
     def longest_wait(self, outages: list[tuple[float, float]]) -> float:
@@ -68,7 +69,8 @@ class Verdicts:
     reasons: Counter[str] = field(default_factory=Counter)
     undecided: int = 0
     double: int = 0
-    lost_with_source: int = 0
+    never_heard_of: int = 0
+    owed: int = 0
     passed_without_row: int = 0
     plc_received: int = 0
     plc_accepted: int = 0
@@ -100,11 +102,13 @@ def read(paths: Paths, camera: str, deadline_s: float) -> Books:
     with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
         found = db.execute(f"SELECT {columns} FROM outcomes WHERE camera = ? ORDER BY row", (camera,)).fetchall()
         announced = dict(db.execute("SELECT epoch, announced FROM epochs WHERE camera = ?", (camera,)))
+        acknowledged = "SELECT count(*) FROM outcomes WHERE row <= (SELECT row FROM outbox WHERE sink = 'log')"
+        [(has_log,)] = db.execute(acknowledged)
         totals = dict(db.execute("SELECT verdict, n FROM totals"))
     rows = [((e, s), Row(v, r, ms / 1000, b, score, limit)) for e, s, v, r, ms, b, score, limit in found]
     logged = {(o["epoch"], o["seq"]) for o in _lines(log)}
     waited = [(wait["begin"], wait["waited"]) for wait in _lines(waits)]
-    return Books(deadline_s, triggered, announced, rows, totals, list(_lines(plc)), logged, waited)
+    return Books(deadline_s, triggered, announced, rows, totals, list(_lines(plc)), logged, has_log, waited)
 
 
 def _lines(path: Path) -> Iterable[dict[str, Any]]:
@@ -131,29 +135,31 @@ def examine(books: Books, outages: list[tuple[float, float]], allowed_s: float) 
 
 
 def _accounted(books: Books, found: Verdicts) -> None:
-    """Invariants 1 and 4: one row a key, and every trigger has one, but for those that died with their source."""
+    """Invariants 1 and 4: one row a key, and every trigger has one.
+
+    Left out is the end of an epoch that no hub has heard of: its source was killed, or was asked for a new epoch.
+    """
     keys = Counter(key for key, _ in books.rows)
     twice = [key for key, n in keys.items() if n > 1]
     found.double += len(twice)
     found.blame(1, (f"{key} has {keys[key]} rows" for key in twice))
-    newest = max((epoch for epoch, _ in books.triggered), default=0, key=lambda epoch: _begun(books, epoch))
+    last = {epoch: at for (epoch, _), at in books.triggered.items()}
+    newest = max(last, key=last.__getitem__, default=0)
     for key in sorted(books.triggered.keys() - keys.keys()):
         if key[0] != newest and key[1] >= books.announced.get(key[0], 0):
-            found.lost_with_source += 1
+            found.never_heard_of += 1
         else:
             found.undecided += 1
             found.blame(4, [f"{key} was triggered and has no outcome"])
     found.blame(4, (f"{key} has an outcome and was never triggered" for key in keys.keys() - books.triggered.keys()))
+    decided = Counter(epoch for epoch, _ in keys)
     for epoch, announced in books.announced.items():
-        rows = sum(1 for e, _ in keys if e == epoch)
-        if rows != announced:
-            found.blame(4, [f"epoch {epoch}: {announced} announced, {rows} decided"])
+        if decided[epoch] != announced:
+            found.blame(4, [f"epoch {epoch}: {announced} announced, {decided[epoch]} decided"])
     found.blame(1, (f"{key} was logged and has no row" for key in books.logged - keys.keys()))
-    found.blame(1, (f"{key} has a row and was never logged" for key in keys.keys() - books.logged))
-
-
-def _begun(books: Books, epoch: int) -> float:
-    return max(at for (e, _), at in books.triggered.items() if e == epoch)
+    missed = [key for key, _ in books.rows[: books.acknowledged] if key not in books.logged]
+    found.blame(1, (f"{key} was acknowledged by the log and is not in it" for key in missed))
+    found.owed = len(books.rows) - books.acknowledged
 
 
 def _sound(books: Books, found: Verdicts) -> None:

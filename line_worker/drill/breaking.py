@@ -19,6 +19,7 @@ from line_worker.wire.links import FRAMES
 from line_worker.wire.sockets import Wire
 
 FLOOD = 2000  # messages
+PATIENCE_S = 3.0  # a fault waits so long for a process that is just starting, and is then left out
 KILL, STOP, HANG = "kill", "stop", "hang"
 
 
@@ -45,8 +46,9 @@ class Breaker:
         for until, pid in [stopped for stopped in self._continue if stopped[0] <= now]:
             self._continue.remove((until, pid))
             _send(pid, signal.SIGCONT)
-        while self._faults and self._started + self._faults[0].at <= now:
-            self._set_off(self._faults.pop(0), now)
+        for fault in [fault for fault in self._faults if self._started + fault.at <= now]:
+            if self._set_off(fault, now) or now - self._started - fault.at > PATIENCE_S:
+                self._faults.remove(fault)
 
     def calm(self) -> None:
         """Let go whatever is still stopped."""
@@ -54,7 +56,8 @@ class Breaker:
             _send(pid, signal.SIGCONT)
         self._continue.clear()
 
-    def _set_off(self, fault: Fault, now: float) -> None:
+    def _set_off(self, fault: Fault, now: float) -> bool:
+        """Set `fault` off; False when what it would break is just starting."""
         ways: dict[str, Callable[[Fault, float], bool]] = {
             "corrupt": self._corrupt,
             "flood": self._flood,
@@ -63,6 +66,7 @@ class Breaker:
         }
         done = ways.get(fault.kind, self._break_process)(fault, now)
         self.injected[fault.kind] += done
+        return done
 
     def _break_process(self, fault: Fault, now: float) -> bool:
         role = fault.kind if fault.kind in ("sink", "source") else "hub" if fault.kind == "diskfull" else "worker"
@@ -72,8 +76,10 @@ class Breaker:
     def _break_hub(self, fault: Fault, now: float) -> bool:
         how = (KILL, KILL, STOP, HANG)[fault.way % 4]
         lasts = {KILL: 0.0, STOP: fault.seconds * 2, HANG: HANG_S}[how]
-        self.outages.append((now, now + lasts))
-        return self._hit("hub", how, Fault(fault.at, fault.kind, fault.way, fault.which, lasts), now)
+        done = self._hit("hub", how, Fault(fault.at, fault.kind, fault.way, fault.which, lasts), now)
+        if done:
+            self.outages.append((now, now + lasts))
+        return done
 
     def _jump(self, fault: Fault, now: float) -> bool:
         return self._hit(("hub", "worker", "source", "sink")[fault.way % 4], "clock", fault, now)

@@ -47,9 +47,10 @@ def render(report: Report) -> str:
     reasons = ", ".join(f"{n} {reason}" for reason, n in v.reasons.most_common() if n)
     lines = [
         f"faults injected: {sum(report.faults.values())} ({faults})",
-        f"frames triggered: {v.frames}, decided: {dict(v.decided)}; lost with a killed source: {v.lost_with_source}",
+        f"frames triggered: {v.frames}, decided: {dict(v.decided)}; never heard of: {v.never_heard_of}",
         f"  NO_DECISION: {reasons or 'none'}",
         f"PLC: {v.plc_received} results received, {v.plc_accepted} parts accepted",
+        f"owed to the log when the line stopped: {v.owed}",
         f"undecided: {v.undecided}   double: {v.double}   PASS without a row: {v.passed_without_row}",
         f"worst lateness: a decision {v.worst_decision_ms:.1f} ms, a PASS at the PLC {v.worst_accepted_ms:.1f} ms",
         f"  allowed {report.allowed_late_ms:.1f} ms: a tick of 5 ms, and the longest wait for processor or disk",

@@ -49,7 +49,7 @@ class Asked:
 
 def drill_config(asked: Asked, folder: Path) -> Config:
     """Return the line that is drilled; its files lie in `folder`."""
-    stub_ms, workers = 4.0, 2
+    stub_ms, workers = 20.0 if asked.overload else 4.0, 2
     rate = asked.overload * workers * 1000 / stub_ms if asked.overload else asked.rate
     source: dict[str, Any] = {"kind": "synthetic", "part": "noise", "rate": rate, "width": 320, "height": 240}
     if asked.folder:
