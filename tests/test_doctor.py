@@ -160,6 +160,17 @@ def test_frames_that_do_not_fit_are_errors(tmp_path: Path) -> None:
     assert (found.level, "NO_DECISION(DECODE)" in found.text) == (Level.ERROR, True)
 
 
+def test_the_bundle_of_a_shadow_is_examined_and_keeps_nothing_from_running(tiny_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "damaged")
+    (tmp_path / "damaged" / "weights.safetensors").write_bytes(b"")
+    bundles = {"whole": tiny_bundle, "damaged": tmp_path / "damaged", "missing": tmp_path / "nowhere"}
+    shadows = [{"kind": "shadow", "name": name, "bundle": str(bundle)} for name, bundle in bundles.items()]
+    whole, damaged, missing = model.check_shadows(station(tmp_path, sinks=shadows))
+    assert [one.level for one in (whole, damaged, missing)] == [Level.OK, Level.WARNING, Level.WARNING]
+    assert "weights.safetensors does not have the sha256" in damaged.text
+    assert "the line runs without the shadow" in missing.advice
+
+
 def test_pictures_that_the_bundle_does_not_judge_are_an_error(tiny_bundle: Path, tmp_path: Path) -> None:
     for height, level in ((240, Level.OK), (200, Level.ERROR)):
         source = SYNTHETIC | {"height": height}

@@ -51,6 +51,26 @@ def _golden(config: Config) -> Finding:
     return ok("golden images", f"{count} come out here as they did where the bundle was made, on {model.device}")
 
 
+def check_shadows(config: Config) -> Iterator[Finding]:
+    """Every file of the bundles that shadows try; whether this machine reproduces them they find out themselves."""
+    from line_worker.bundles import verify
+
+    for sink in config.sinks:
+        if sink.kind != "shadow":
+            continue
+        check, advice = f"shadow {sink.name}", "copy it again, or correct its bundle: the line runs without the shadow"
+        try:
+            found = verify(sink.bundle)
+        except BundleError as failure:
+            yield warning(check, str(failure), advice)
+            continue
+        if found.damage:
+            what = "; ".join(f"{one.file} {one.what}" for one in found.damage)
+            yield warning(check, f"{sink.bundle}: is damaged: {what}"[:500], advice)
+        else:
+            yield ok(check, f"{sink.bundle}: {found.files} files are whole, {(found.sha or '')[:12]}")
+
+
 def check_device(config: Config) -> Iterator[Finding]:
     """The device that workers compute on is there, and is not asked for more than it has."""
     import torch

@@ -55,6 +55,7 @@ def examine(path: Path) -> Iterator[Finding]:
 
 def _checks(config: Config, running: bool) -> Iterator[tuple[str, Check, float]]:
     yield "bundle", lambda: model.check_bundle(config), BUNDLE_S
+    yield "shadows", lambda: model.check_shadows(config), LIMIT_S
     yield "device", lambda: model.check_device(config), BUNDLE_S
     for name, check in (*ways.camera_checks(config, running=running), *ways.plc_checks(config, running=running)):
         yield name, check, LIMIT_S
