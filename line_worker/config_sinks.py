@@ -62,6 +62,7 @@ class ShadowSink(Section):
     device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")  # not the workers' GPU, unless told to
     runtime: Literal["auto", "torch", "openvino"] = "auto"
     threads: PositiveInt = 1
+    give_way: bool = True  # runs only when nobody else wants the processor; on a host that is always busy, never
     quota_mb: PositiveFloat = 256.0  # pictures of disagreements; the oldest are dropped beyond this
 
 

@@ -1,7 +1,7 @@
 """The second bundle itself: the one module of a sink that computes, loaded by the shadow's thread alone.
 
-The thread, and those that torch starts from it, run only when nobody else wants the processor, and when memory is
-short this process is the first to go: the workers beside it must not feel it.
+The thread, and those that torch starts from it, run only when nobody else wants the processor (unless `give_way` is
+off), and when memory is short this process is the first to go: the workers beside it must not feel it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from line_worker.config import ShadowSink
 
-OOM_SCORE = Path("/proc/self/oom_score_adj")
-FIRST_TO_GO = "1000"
+OOM_SCORE, FIRST_TO_GO = Path("/proc/self/oom_score_adj"), "1000"
+AUTOGROUP, LEAST = Path("/proc/self/autogroup"), "19"
 
 
 class SecondBundle:
@@ -35,7 +35,8 @@ class SecondBundle:
     """
 
     def __init__(self, sink: ShadowSink) -> None:
-        step_back()
+        if sink.give_way:
+            step_back()
         bundle = Bundle.load(sink.bundle)  # a damaged one costs no more than reading it
         import torch
 
@@ -53,9 +54,16 @@ class SecondBundle:
 
 
 def step_back() -> None:
-    """Give way: this thread runs when others idle, and this process is killed first when memory is short."""
+    """Give way: this thread runs when others idle, and this process is killed first when memory is short.
+
+    Where the kernel shares the processor out between sessions first (autogroup), priorities count only within each:
+    the supervisor gives every child a session of its own, so this one is lowered as a whole.
+    """
     with suppress(OSError):  # not allowed here: it is then an ordinary process with few threads
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            AUTOGROUP.write_text(LEAST)
     with suppress(OSError):
         OOM_SCORE.write_text(FIRST_TO_GO)
 
