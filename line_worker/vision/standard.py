@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -50,9 +51,11 @@ class Standard(NamedTuple):
         around = score.neighbours(errors, zones.mask, rule.radius)
         sigma = score.standardise(errors, zones)
         limit = zones.limit(self.threshold, rule, expected)
-        decisive = score.decision_maps(errors, zones, rule, expected).argmax(1, keepdim=True)
-        planes = (maps.gather(1, decisive)[0, 0].cpu().numpy() for maps in (errors, around, limit, sigma))
-        return Evidence(decision[0].cpu().numpy(), *planes)
+        maps = score.decision_maps(errors, zones, rule, expected)
+        deciding, *planes = (x[0].cpu().numpy() for x in (maps, errors, around, limit, sigma))
+        which = deciding.argmax(0, keepdims=True)  # numpy's takes a tenth of the time of torch's
+        chosen = (np.take_along_axis(plane, which, 0)[0] for plane in planes)
+        return Evidence(decision[0].cpu().numpy(), *chosen)
 
     def to(self, device: torch.device) -> Standard:
         """Return the same on another device."""
