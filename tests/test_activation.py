@@ -7,7 +7,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,11 @@ from line_worker.images import save_png
 from line_worker.rehearsal import Rehearsal
 from line_worker.source.drawing import draw_part
 from line_worker.verdicts import Reason
+from line_worker.wire import messages as m
+from line_worker.wire.channels import Channel
+from line_worker.wire.links import WORK
 from line_worker.wire.messages import Frame, FrameKey
+from line_worker.wire.sockets import Wire
 from line_worker.worker.standby import Standby
 
 COMMAND = str(Path(sys.executable).parent / "line-worker")
@@ -141,6 +147,96 @@ def test_row_16_without_a_bundle_that_can_be_loaded_parts_are_refused_for_that(s
         hub.close()
     with closing(sqlite3.connect(config.journal_path)) as db:
         assert [Reason(r) for (r,) in db.execute("SELECT reason FROM outcomes")] == [Reason.NO_MODEL]
+
+
+# what the hub tells its workers
+
+
+class Scripted:
+    """A hub whose workers are played by the test: what they have heard, by name."""
+
+    def __init__(self, config: Config) -> None:
+        config.line.runtime.mkdir()
+        self.hub, self.wires, self.now = Hub(config, 100.0), [], 100.0
+        self.channels: dict[str, Channel] = {}
+        self.heard: dict[str, list[object]] = {}
+
+    def worker(self, name: str, session: int, bundle: str) -> None:
+        wire = Wire(self.hub.workers.changeover.config.line.runtime)
+        self.wires.append(wire)
+        self.channels[name], self.heard[name] = wire.connect(WORK, name), []
+        self.say(name, m.WorkerHello(name, session, 2, bundle, 10_000.0, "cpu"))
+
+    def say(self, name: str, message: m.Message) -> None:
+        end = time.monotonic() + 10
+        while not self.channels[name].send(message):
+            assert time.monotonic() < end
+            time.sleep(0.002)
+
+    def until(self, happens: Callable[[], bool]) -> None:
+        end = time.monotonic() + 10
+        while not happens():
+            assert time.monotonic() < end
+            self.now += 0.01
+            self.hub.turn(self.now)
+            for name, channel in self.channels.items():
+                self.heard[name] += [one.message for one in channel.receive()]
+            time.sleep(0.002)
+
+    def told(self, name: str, kind: type[object]) -> list[object]:
+        return [one for one in self.heard[name] if isinstance(one, kind)]
+
+    def close(self) -> None:
+        self.hub.close()
+        for wire in self.wires:
+            wire.close()
+
+
+@pytest.fixture
+def scripted(tiny_bundle: Path, short_path: Path) -> Iterator[Scripted]:
+    found = Scripted(line(short_path, tiny_bundle))
+    yield found
+    found.close()
+
+
+def test_when_one_worker_cannot_prepare_all_keep_the_old_bundle_and_drop_the_new(
+    scripted: Scripted, tiny_bundle: Path, second: Path
+) -> None:
+    old, changeover = bundle_sha(tiny_bundle), scripted.hub.workers.changeover
+    for number in (1, 2):
+        scripted.worker(f"w{number}", number, old)
+    scripted.until(lambda: len(scripted.hub.workers) == 2)
+    new = changeover.begin(second, scripted.now)
+    scripted.until(lambda: all(scripted.told(name, m.Prepare) for name in ("w1", "w2")))
+    scripted.say("w1", m.Prepared(1, new, True, ""))
+    scripted.say("w2", m.Prepared(2, new, False, "its golden images differ"))
+    scripted.until(lambda: all(len(scripted.told(name, m.Prepare)) == 2 for name in ("w1", "w2")))
+    assert {scripted.told(name, m.Prepare)[-1] for name in ("w1", "w2")} == {m.Prepare("", "")}
+    assert (changeover.status() or {})["detail"] == "its golden images differ"
+    assert changeover.sha == old
+    assert not any(scripted.told(name, m.Adopt) for name in ("w1", "w2"))
+
+
+def test_workers_adopt_the_bundle_one_after_the_other(scripted: Scripted, tiny_bundle: Path, second: Path) -> None:
+    for number in (1, 2):
+        scripted.worker(f"w{number}", number, bundle_sha(tiny_bundle))
+    scripted.until(lambda: len(scripted.hub.workers) == 2)
+    new = scripted.hub.workers.changeover.begin(second, scripted.now)
+    scripted.until(lambda: all(scripted.told(name, m.Prepare) for name in ("w1", "w2")))
+    for number in (1, 2):
+        scripted.say(f"w{number}", m.Prepared(number, new, True, ""))
+
+    def adopted() -> list[str]:
+        return [name for name in ("w1", "w2") if scripted.told(name, m.Adopt)]
+
+    scripted.until(lambda: bool(adopted()))
+    [first] = adopted()
+    scripted.say(first, m.WorkerHello(first, 11, 2, new, 10_000.0, "cpu"))
+    scripted.until(lambda: len(adopted()) == 2)
+    other = "w2" if first == "w1" else "w1"
+    scripted.say(other, m.WorkerHello(other, 12, 2, new, 10_000.0, "cpu"))
+    scripted.until(lambda: (scripted.hub.workers.changeover.status() or {})["phase"] == "done")
+    assert scripted.hub.workers.bundle == new
 
 
 # before the line is asked

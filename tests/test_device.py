@@ -35,7 +35,10 @@ from line_worker.vision.rectify import Rectifier
 
 PIXELS, DEGREES = 0.05, 0.05  # how far poses may lie from OpenCV's
 SCREWS = Path(__file__).parent.parent.parent / "shared" / "data" / "screw"
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="there is no CUDA device here; on a machine with one: pytest tests/test_device.py",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -106,11 +106,7 @@ def test_a_damaged_bundle_is_an_error(tiny_bundle: Path, tmp_path: Path, damage:
 
 
 def test_a_device_that_is_not_here_is_an_error(tmp_path: Path) -> None:
-    import torch
-
-    if torch.cuda.device_count() > 9:
-        pytest.skip("there are ten GPUs here")
-    found = only(model.check_device(station(tmp_path, workers={"device": "cuda:9"})))
+    found = only(model.check_device(station(tmp_path, workers={"device": "cuda:99"})))
     assert (found.level, bool(found.advice)) == (Level.ERROR, True)
 
 
@@ -270,7 +266,7 @@ def test_rings_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     config = station(tmp_path, camera={"max_frame_mb": 256, "window": 256})
     shared = next(host.check_memory(config, running=False))
     if shutil.disk_usage("/dev/shm").free > 140e9:
-        pytest.skip("there is room for everything here")
+        pytest.skip("/dev/shm has more than 140 GB free; where it is smaller: pytest tests/test_doctor.py")
     assert (shared.level, "inline" in shared.advice) == (Level.ERROR, True)
 
 

@@ -28,6 +28,7 @@ class Changeover:
         self.sha = "stub" if config.workers.stub else bundle_sha(config.workers.bundle)
         self.problem = "" if config.workers.stub else _problem(config.workers.bundle)
         self.swap: Swap | None = None
+        self._told = Phase.PREPARING  # the last phase that was logged
 
     def allows(self, bundle: str) -> bool:
         """Return whether a worker with `bundle` may judge: while bundles change there are two."""
@@ -46,7 +47,7 @@ class Changeover:
             raise ConfigError(str(bundle), ["is no bundle that this line could judge with; it keeps what it has"])
         if sha == self.sha:
             raise ConfigError(str(bundle), ["is the active bundle already"])
-        self.swap = Swap(self.sha, sha, str(bundle), now)
+        self.swap, self._told = Swap(self.sha, sha, str(bundle), now), Phase.PREPARING
         log.info("bundle is to change", old=self.sha, new=sha, path=str(bundle))
         return sha
 
@@ -56,26 +57,37 @@ class Changeover:
             self.swap.prepared(message.session, "" if message.ready else message.detail or "it cannot be loaded")
 
     def turn(self, seats: Collection[Seat], now: float) -> None:
-        """Take the next step, if a change is under way."""
+        """Take the next step, if a change is under way, and tell of one that has come to a new phase."""
         swap = self.swap
-        if swap is None or not swap.running:
+        if swap is None:
             return
-        before = swap.phase
+        if swap.running:
+            self._step(swap, seats, now)
+        if swap.phase is not self._told:
+            self._told = swap.phase
+            self._tell(swap, seats)
+
+    def _step(self, swap: Swap, seats: Collection[Seat], now: float) -> None:
         for seat in swap.to_prepare(seats):
             self._peers.channel.send(m.Prepare(swap.new, swap.path), seat.peer)
+        before = swap.phase
         swap.turn(seats, now)
         if before is Phase.PREPARING and swap.phase is Phase.MOVING:
             self._approve(swap)
-        if swap.phase is not before:
-            log.info("bundle change", phase=swap.phase.value, detail=swap.detail, bundle=swap.new)
-        if swap.phase is Phase.FAILED:
-            for seat in seats:
-                self._peers.channel.send(m.Prepare("", ""), seat.peer)
-        seat_due = swap.mover(seats)
-        if seat_due is not None and not seat_due.leaving:
-            seat_due.leaving = True
-        if seat_due is not None and not seat_due.holds and not seat_due.told:
-            seat_due.told = self._peers.channel.send(m.Adopt(swap.new), seat_due.peer)
+        mover = swap.mover(seats)
+        if mover is not None:
+            mover.leaving = True
+            if not mover.holds and not mover.told:
+                mover.told = self._peers.channel.send(m.Adopt(swap.new), mover.peer)
+
+    def _tell(self, swap: Swap, seats: Collection[Seat]) -> None:
+        """Log the phase; after a failure the workers let go of what they have loaded."""
+        failed = swap.phase is Phase.FAILED
+        (log.error if failed else log.info)(
+            "bundle change", phase=swap.phase.value, detail=swap.detail, bundle=swap.new
+        )
+        for seat in seats if failed else ():
+            self._peers.channel.send(m.Prepare("", ""), seat.peer)
 
     def status(self) -> dict[str, Any] | None:
         """Return how the last change of bundle goes or went, None when there was none."""

@@ -86,7 +86,6 @@ class Workers:
             if not self._peers.channel.send(m.Lease(lease, part.attempt, slack_ms, part.frame, part.pixels), seat.peer):
                 self._ledger.give_back(part, now, blame=False)  # it has never been there
                 self._lose(seat.session, "its process is gone", now)
-
         if self._canaries.cameras and self._ledger.waiting() is None:
             self._lease_canary(now)
 
@@ -111,8 +110,8 @@ class Workers:
             return
         for old in [seat for seat in self._dispatcher.seats.values() if seat.peer == peer]:
             self._lose(old.session, "has begun a new session", now, blame=False)
-        seat = Seat(peer, hello.worker, hello.session, hello.credits, hello.stall_ms / 1000, hello.device, now)
-        seat.bundle = hello.bundle
+        stall_s = hello.stall_ms / 1000
+        seat = Seat(peer, hello.worker, hello.session, hello.credits, stall_s, hello.device, now, bundle=hello.bundle)
         self._dispatcher.join(seat)
         self._peers.greet(peer)
         log.info("worker is ready", worker=hello.worker, device=hello.device, credits=hello.credits)

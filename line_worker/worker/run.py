@@ -144,6 +144,8 @@ class Runner:
 
     def _meet(self, hub: m.HubHello, now: float) -> None:
         stranger = hub.instance != self._instance
+        if stranger:  # what an earlier hub had us prepare, nobody will ask for
+            self._standby = None
         if stranger or (not hub.known and now - self._hello_at >= HELLO_S):
             self._instance = hub.instance
             self._hello()
@@ -159,9 +161,13 @@ class Runner:
         )
 
     def _prepare(self, asked: m.Prepare) -> None:
-        """Load another bundle beside this one, or let go of what was loaded."""
+        """Load another bundle beside this one, or let go of what was loaded.
+
+        Who asks again, because we have begun a new session, gets the same one: loading it twice may never end.
+        """
         self._reported = False
-        self._standby = Standby(self._workers, asked.path, asked.bundle, self._largest) if asked.bundle else None
+        if self._standby is None or self._standby.sha != asked.bundle or self._standby.why_not:
+            self._standby = Standby(self._workers, asked.path, asked.bundle, self._largest) if asked.bundle else None
 
     def _report_standby(self) -> None:
         standby = self._standby

@@ -44,7 +44,8 @@ class Recorded:
                 pipeline(self.frames)
         torch.cuda.current_stream(device).wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(self.graph):
+        # thread_local: another bundle's batches may be computed meanwhile by the thread that judges
+        with torch.cuda.device(device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.rows = pipeline(self.frames)
         self.answer = torch.empty_like(self.rows, device="cpu", pin_memory=True)
         self.device = device
