@@ -205,10 +205,11 @@ def test_when_one_worker_cannot_prepare_all_keep_the_old_bundle_and_drop_the_new
     old, changeover = bundle_sha(tiny_bundle), scripted.hub.workers.changeover
     for number in (1, 2):
         scripted.worker(f"w{number}", number, old)
-    scripted.until(lambda: len(scripted.hub.workers) == 2)
+        scripted.until(lambda number=number: len(scripted.hub.workers) == number)
     new = changeover.begin(second, scripted.now)
-    scripted.until(lambda: all(scripted.told(name, m.Prepare) for name in ("w1", "w2")))
+    scripted.until(lambda: bool(scripted.told("w1", m.Prepare)))
     scripted.say("w1", m.Prepared(1, new, True, ""))
+    scripted.until(lambda: bool(scripted.told("w2", m.Prepare)))
     scripted.say("w2", m.Prepared(2, new, False, "its golden images differ"))
     scripted.until(lambda: all(len(scripted.told(name, m.Prepare)) == 2 for name in ("w1", "w2")))
     assert {scripted.told(name, m.Prepare)[-1] for name in ("w1", "w2")} == {m.Prepare("", "")}
@@ -220,10 +221,10 @@ def test_when_one_worker_cannot_prepare_all_keep_the_old_bundle_and_drop_the_new
 def test_workers_adopt_the_bundle_one_after_the_other(scripted: Scripted, tiny_bundle: Path, second: Path) -> None:
     for number in (1, 2):
         scripted.worker(f"w{number}", number, bundle_sha(tiny_bundle))
-    scripted.until(lambda: len(scripted.hub.workers) == 2)
+        scripted.until(lambda number=number: len(scripted.hub.workers) == number)
     new = scripted.hub.workers.changeover.begin(second, scripted.now)
-    scripted.until(lambda: all(scripted.told(name, m.Prepare) for name in ("w1", "w2")))
     for number in (1, 2):
+        scripted.until(lambda name=f"w{number}": bool(scripted.told(name, m.Prepare)))
         scripted.say(f"w{number}", m.Prepared(number, new, True, ""))
 
     def adopted() -> list[str]:

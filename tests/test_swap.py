@@ -23,16 +23,36 @@ def swap() -> Swap:
     return Swap(OLD, NEW, "/new", 10.0)
 
 
-def test_every_worker_is_told_once() -> None:
+def prepare(change: Swap, seats: list[Seat]) -> None:
+    """Let every worker load the new bundle, one after the other."""
+    for one in seats:
+        assert change.to_prepare(seats) is one
+        change.prepared(one.session, "")
+
+
+def test_every_worker_is_told_once_and_one_at_a_time() -> None:
     change, seats = swap(), [seat(1), seat(2)]
-    assert change.to_prepare(seats) == seats
-    assert change.to_prepare([*seats, seat(3)]) == [seat(3)]
+    assert change.to_prepare(seats) is seats[0]
+    assert change.to_prepare(seats) is None, "the first one is loading"
+    change.prepared(1, "")
+    assert change.to_prepare(seats) is seats[1]
+    change.prepared(2, "")
+    assert change.to_prepare(seats) is None
+    late = seat(3)
+    assert change.to_prepare([*seats, late]) is late
+
+
+def test_a_worker_that_is_gone_while_it_loads_holds_up_nobody() -> None:
+    change, seats = swap(), [seat(1), seat(2)]
+    assert change.to_prepare(seats) is seats[0]
+    assert change.to_prepare(seats[1:]) is seats[1]
 
 
 def test_nobody_moves_before_everybody_can() -> None:
     change, seats = swap(), [seat(1), seat(2)]
     change.to_prepare(seats)
     change.prepared(1, "")
+    change.to_prepare(seats)
     change.turn(seats, 11.0)
     assert (change.phase, change.mover(seats)) == (Phase.PREPARING, None)
     assert change.allows(OLD)
@@ -46,9 +66,7 @@ def test_nobody_moves_before_everybody_can() -> None:
 
 def test_they_move_one_after_the_other() -> None:
     change, seats = swap(), [seat(1), seat(2)]
-    change.to_prepare(seats)
-    for one in seats:
-        change.prepared(one.session, "")
+    prepare(change, seats)
     change.turn(seats, 11.0)
     assert change.mover(seats) is seats[0]
     seats = [seats[1], seat(3, NEW)]
@@ -65,6 +83,7 @@ def test_one_that_cannot_keeps_all_with_the_old_bundle() -> None:
     change, seats = swap(), [seat(1), seat(2)]
     change.to_prepare(seats)
     change.prepared(1, "")
+    change.to_prepare(seats)
     change.prepared(2, "golden image differs")
     assert (change.phase, change.detail) == (Phase.FAILED, "golden image differs")
     change.prepared(2, "")
@@ -84,6 +103,18 @@ def test_it_fails_when_it_takes_too_long() -> None:
     assert "0 of 1 workers" in change.detail
 
 
+def test_every_worker_has_that_time() -> None:
+    change, seats = swap(), [seat(1), seat(2)]
+    change.to_prepare(seats)
+    change.prepared(1, "")
+    change.turn(seats, 200.0)
+    change.to_prepare(seats)
+    change.turn(seats, 200.0 + PREPARE_S)
+    assert change.phase is Phase.PREPARING
+    change.turn(seats, 200.1 + PREPARE_S)
+    assert "1 of 2 workers" in change.detail
+
+
 def test_without_a_worker_nothing_moves() -> None:
     change = swap()
     change.turn([], 11.0)
@@ -97,7 +128,7 @@ def test_a_worker_that_comes_back_with_the_old_bundle_while_they_move_has_to_pre
     change.turn([first], 11.0)
     late = seat(9)
     assert change.mover([late]) is None
-    assert change.to_prepare([late]) == [late]
+    assert change.to_prepare([late]) is late
     change.prepared(9, "")
     assert change.mover([late]) is late
 

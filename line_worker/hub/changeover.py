@@ -68,8 +68,9 @@ class Changeover:
             self._tell(swap, seats)
 
     def _step(self, swap: Swap, seats: Collection[Seat], now: float) -> None:
-        for seat in swap.to_prepare(seats):
-            self._peers.channel.send(m.Prepare(swap.new, swap.path), seat.peer)
+        loader = swap.to_prepare(seats)
+        if loader is not None:
+            self._peers.channel.send(m.Prepare(swap.new, swap.path), loader.peer)
         before = swap.phase
         swap.turn(seats, now)
         if before is Phase.PREPARING and swap.phase is Phase.MOVING:

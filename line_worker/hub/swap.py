@@ -1,6 +1,7 @@
 """A change of bundle under load, worker by worker, so that parts never wait for a bundle to load.
 
-    PREPARING  every worker loads the new bundle beside the old one and reproduces its golden images
+    PREPARING  one worker after the other loads the new bundle beside the old one and reproduces its golden images; all
+               at once they would take the processors from those who judge
     MOVING     one worker after the other is given nothing more, answers what it holds, and adopts the new bundle
     DONE       nobody judges with the old one any more
     FAILED     a worker could not prepare, or took too long: all keep the old bundle, and drop the new one
@@ -16,7 +17,7 @@ from enum import Enum
 
 from line_worker.hub.dispatch import Seat
 
-PREPARE_S = 300.0  # loading a bundle on a busy machine takes a minute at most
+PREPARE_S = 300.0  # for one worker; loading a bundle on a busy machine takes a minute at most
 
 
 class Phase(Enum):
@@ -34,7 +35,7 @@ class Swap:
     def __init__(self, old: str, new: str, path: str, now: float) -> None:
         self.old, self.new, self.path = old, new, path
         self.phase, self.detail = Phase.PREPARING, ""
-        self._began = now
+        self._since, self._counted = now, 0  # when the last of so many workers was ready
         self._asked: set[int] = set()
         self._ready: set[int] = set()
 
@@ -50,10 +51,13 @@ class Swap:
     def _both(self) -> tuple[str, ...]:
         return (self.old, self.new) if self.phase is Phase.MOVING else (self.old,)
 
-    def to_prepare(self, seats: Collection[Seat]) -> list[Seat]:
-        """Return the workers that are to load the new bundle and have not been told."""
-        found = [seat for seat in seats if self.running and seat.bundle == self.old and seat.session not in self._asked]
-        self._asked.update(seat.session for seat in found)
+    def to_prepare(self, seats: Collection[Seat]) -> Seat | None:
+        """Return the worker that is to load the new bundle next; None while another one does, or when all were told."""
+        old = [seat for seat in seats if self.running and seat.bundle == self.old]
+        if any(seat.session in self._asked - self._ready for seat in old):
+            return None
+        found = next((seat for seat in old if seat.session not in self._asked), None)
+        self._asked.update({found.session} if found else ())
         return found
 
     def prepared(self, session: int, why_not: str) -> None:
@@ -72,10 +76,12 @@ class Swap:
     def turn(self, seats: Collection[Seat], now: float) -> None:
         """Go on to the next phase where that is due."""
         old = [seat.session for seat in seats if seat.bundle == self.old]
+        if len(self._ready) > self._counted:
+            self._counted, self._since = len(self._ready), now
         if self.phase is Phase.PREPARING and old and self._ready.issuperset(old):
             self.phase = Phase.MOVING
-        elif self.phase is Phase.PREPARING and now - self._began > PREPARE_S:
-            self.fail(f"{len(self._ready)} of {len(old)} workers have loaded it after {PREPARE_S:.0f} s")
+        elif self.phase is Phase.PREPARING and now - self._since > PREPARE_S:
+            self.fail(f"{len(self._ready)} of {len(old)} workers have loaded it, and no other in {PREPARE_S:.0f} s")
         elif self.phase is Phase.MOVING and not old and any(seat.bundle == self.new for seat in seats):
             self.phase = Phase.DONE
 
