@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from line_worker import __version__, cli_learn, cli_operate
+from line_worker import __version__, cli_learn, cli_operate, cli_registers
 from line_worker.cli_bench import bench_app
 from line_worker.cli_bundle import bundle_app
 from line_worker.cli_keys import keys_app
@@ -184,12 +184,7 @@ def drill(
     return run_drill(asked, as_json=as_json)
 
 
-@app.command("register-map")
-def register_map(base: Annotated[int, typer.Option(min=0, help="Address of the first register.")] = 0) -> None:
-    """Print the PLC's registers."""
-    from line_worker.sink.plc.registers import render_table
-
-    typer.echo(render_table(base))
+app.command("register-map")(cli_registers.register_map)
 
 
 def _role(role: str, config: Path, name: str) -> int:

@@ -153,7 +153,7 @@ def test_every_problem_is_named_at_once() -> None:
         ("line.metrics", "localhost:65536", "the port should be between 1 and 65535"),
         ("line.runtime", "r" * 95, "too long for socket files, at most 90 characters"),
         ("cameras.1.name", "top", "cameras: the name 'top' is used twice; every one needs its own"),
-        ("sinks.2", {"kind": "plc"}, "sinks: the name 'plc' is used twice; every one needs its own"),
+        ("sinks.2", {"kind": "plc", "port": 5021}, "sinks: the name 'plc' is used twice; every one needs its own"),
         ("sinks.2", {"kind": "store", "name": "two"}, "sinks: one store is allowed, it owns the crops"),
         ("cameras", [], "cameras: at least one must be given"),
         ("workers", None, "workers"),

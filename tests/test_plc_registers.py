@@ -25,7 +25,6 @@ from line_worker.sink.plc.registers import (
     decode,
     encode,
     fingerprint16,
-    render_table,
     result_of,
     withdrawn,
 )
@@ -150,14 +149,3 @@ def test_fingerprint(bundle: str, digits: int) -> None:
 def test_a_block_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="Plc has 7 registers, not 6"):
         decode(Plc, [0] * 6)
-
-
-def test_the_printed_table_has_every_row_at_its_address() -> None:
-    printed = render_table(base=1000)
-    for row in TABLE:
-        address = (
-            f"{1000 + row.offset}" if row.width == 1 else f"{1000 + row.offset}-{1000 + row.offset + row.width - 1}"
-        )
-        assert f"| {address} | `{row.name}` | {row.width} | {row.kind} | {row.direction} | {row.meaning} |" in printed
-    for code in ("0x5AA5 PASS", "4 FAULT", "2 WRONG_ACK", "10 DEADLINE"):
-        assert code in printed

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from line_worker.sink.plc.registers import render_table
+from line_worker.sink.plc.printed import as_markdown
 from line_worker.verdicts import Reason
 from line_worker.wire.links import LINKS
 
@@ -43,7 +43,7 @@ def test_commands_were_found() -> None:
 
 
 def test_the_register_table_is_the_real_one() -> None:
-    rows = [row for row in render_table().splitlines() if row.startswith("|")]
+    rows = [row for row in as_markdown().splitlines() if row.startswith("|")]
     missing = [row for row in rows if row not in README]
     assert not missing, f"print it with: line-worker register-map; missing: {missing[:2]}"
 

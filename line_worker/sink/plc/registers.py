@@ -1,4 +1,4 @@
-"""The PLC's registers: ONE table, from which encoding, decoding, the printed documentation and the twin derive.
+"""The PLC's registers: ONE table, from which encoding, decoding, what is printed (`printed.py`) and the twin derive.
 
 Four blocks of 16-bit Modbus holding registers, each a dataclass whose fields are the table's rows:
 
@@ -59,6 +59,13 @@ def _row(offset: int, kind: str, meaning: str, default: Any = 0) -> Any:
     return dataclasses.field(default=default, metadata={"row": (offset, kind, meaning)})
 
 
+CODES: dict[str, type[IntEnum]] = {
+    "verdict": Code,
+    "state": StationState,
+    "fault": Fault,
+    "reason16": Reason,
+    "stop_line": StopCause,
+}
 _TO, _FROM = "to PLC", "from PLC"
 _FORMATS = {"u16": ("H", 1), "u32": ("I", 2), "f32": ("f", 2), "text16": ("16s", 8), "text32": ("32s", 16)}
 
@@ -208,22 +215,3 @@ def _f32(value: float | None) -> float:
     """Return `value` within the range of a 32-bit float."""
     limit = 3.4e38
     return 0.0 if value is None or math.isnan(value) else min(max(value, -limit), limit)
-
-
-# ---- the table as documentation --------------------------------------------------------------------------------------
-
-
-def render_table(base: int = 0) -> str:
-    """Return the table and its codes as Markdown, with the addresses of a map that begins at `base`."""
-    lines = ["| address | name | registers | type | direction | meaning |", "|---|---|---|---|---|---|"]
-    for row in TABLE:
-        last = base + row.offset + row.width - 1
-        address = str(last) if row.width == 1 else f"{base + row.offset}-{last}"
-        lines.append(f"| {address} | `{row.name}` | {row.width} | {row.kind} | {row.direction} | {row.meaning} |")
-    codes = [f"0x{code.value:04X} {code.name}" for code in Code]
-    states = [f"{state.value} {state.name}" for state in StationState]
-    faults = [f"{fault.value} {fault.name}" for fault in Fault]
-    reasons = [f"{reason.value} {reason.name}" for reason in Reason]
-    stops = [f"{cause.value} {cause.name}" for cause in StopCause]
-    named = {"verdict": codes, "state": states, "fault": faults, "reason16": reasons, "stop_line": stops}
-    return "\n".join([*lines, "", *(f"- `{name}`: {', '.join(words)}" for name, words in named.items())])
