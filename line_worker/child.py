@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -32,6 +33,8 @@ class Child:
     backoff_s: float = BACKOFF_S[0]
     start_at: float = 0.0
     finished: bool = False
+    grown: str = ""  # by what, in words: it asks for another one beside it
+    succeeded: bool = False  # another one has been started in its place
 
     @property
     def running(self) -> bool:
@@ -54,6 +57,8 @@ class Child:
                 self.ready, self.failures = True, 0
             elif line.startswith("STATUS="):
                 self.status = line.removeprefix("STATUS=")
+            elif line.startswith("X_GROWN="):
+                self.grown = line.removeprefix("X_GROWN=")
 
     def kill(self) -> None:
         """Ask for its stacks (SIGUSR1), give it a moment to write them, kill it."""
@@ -72,8 +77,7 @@ def children_of(config: Config, path: Path, module: str = ROLE_MODULE) -> list[C
     """Return the children of the line, none of them started; `module` runs a role with the configuration at `path`."""
 
     def child(role: str, name: str = "") -> Child:
-        argv = [sys.executable, "-m", module, str(path), role, *([name] if name else []), *_parent()]
-        return Child(role, f"{role}-{name}" if name else role, argv)
+        return child_of(path, module, role, name)
 
     twins = [_simulated_plc(sink, config) for sink in config.sinks if isinstance(sink, PlcSink) and sink.simulate]
     return [
@@ -83,6 +87,19 @@ def children_of(config: Config, path: Path, module: str = ROLE_MODULE) -> list[C
         *(child("sink", sink.name) for sink in config.sinks),
         child("hub"),
     ]
+
+
+def child_of(path: Path, module: str, role: str, name: str = "") -> Child:
+    """Return the child that runs `role`, `name`d where there are several, with the configuration at `path`."""
+    argv = [sys.executable, "-m", module, str(path), role, *([name] if name else []), *_parent()]
+    return Child(role, f"{role}-{name}" if name else role, argv)
+
+
+def successor_of(grown: Child, children: list[Child], path: Path, module: str) -> Child:
+    """Return a worker to take the place of one that has `grown`: it has the first number that no other child has."""
+    taken = {child.name for child in children}
+    number = next(n for n in itertools.count() if f"{grown.role}-{n}" not in taken)
+    return child_of(path, module, grown.role, str(number))
 
 
 def _parent() -> list[str]:

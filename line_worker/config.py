@@ -138,6 +138,8 @@ class Workers(Section):
     runtime: Literal["auto", "torch", "openvino"] = "auto"  # auto: openvino on a CPU where it is installed
     batch: int = Field(default=4, ge=1, le=256)
     threads: PositiveInt | None = None
+    growth_mb: float = Field(default=1024.0, ge=0)  # more than when it was warm, and it is replaced; 0: never
+    growth_descriptors: int = Field(default=256, ge=0)  # likewise
     stub_blind: bool = False  # the stub passes canaries, too
     stub_ms: float = Field(default=0.0, ge=0)  # how long the stub pretends to compute for one frame
 

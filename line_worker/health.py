@@ -51,6 +51,10 @@ class Notifier:
         """Show a line to people."""
         self._send(f"STATUS={text}")
 
+    def grown(self, what: str) -> None:
+        """Ask for another process beside this one, which has grown; systemd does not know what that is."""
+        self._send(f"X_GROWN={what}")
+
     def stopping(self) -> None:
         """Say that an orderly stop has begun."""
         self._send("STOPPING=1")

@@ -1,10 +1,11 @@
 """Starts the roles of one line as child processes, watches them, restarts them, stops them in order.
 
 A child says READY and feeds its watchdog over the same protocol as under systemd (sd_notify). One that dies is started
-again with backoff; one that is silent for longer than its role allows is asked for its stacks and killed. A source
+again with backoff; one that is silent for longer than its role allows is asked for its stacks and killed. Beside a
+worker that has grown a fresh one is started; the old one, which the hub then lets go, is not started again. A source
 that exits 0 is finished; when all are, the line is. A hub that cannot even start means that there is no line: `failed`
-says why, instead of trying for ever. The order of stopping is the order of the data: sources, hub,
-workers, sinks, each with bounded time. When the supervisor itself is killed the kernel ends the children.
+says why, instead of trying for ever. The order of stopping is the order of the data: sources, hub, workers, sinks,
+each with bounded time. When the supervisor itself is killed the kernel ends the children.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import IO
 
 import structlog
 
-from line_worker.child import BACKOFF_S, ROLE_MODULE, Child, children_of
+from line_worker.child import BACKOFF_S, ROLE_MODULE, Child, children_of, successor_of
 from line_worker.config import Config
 from line_worker.errors import LineWorkerError
 from line_worker.health import only_one
@@ -67,10 +68,9 @@ class Supervisor:
         self._socket = _notify_socket(runtime / "notify")
         if self.log_path is not None:
             self._log = self._lock.enter_context(self.log_path.open("ab"))
-        path = runtime / "config.json"
-        _write_private(path, self.config.model_dump_json(indent=2))
+        _write_private(self._path, self.config.model_dump_json(indent=2))
         self.children = [
-            child for child in children_of(self.config, path, self.module) if child.role not in self.without
+            child for child in children_of(self.config, self._path, self.module) if child.role not in self.without
         ]
         for child in reversed(self.children):
             if child.role != "source" or sources:
@@ -91,6 +91,8 @@ class Supervisor:
             child.heard = now if paused else child.heard
             if child.process is not None and not child.finished:
                 self._watch(child, now)
+        self.children = [child for child in self.children if child.running or not child.succeeded]
+        self._replace_grown()
 
     @property
     def finished(self) -> bool:
@@ -126,6 +128,11 @@ class Supervisor:
         """Return the process ids of the running children of `role`."""
         return [c.process.pid for c in self.children if c.role == role and c.process is not None and c.running]
 
+    @property
+    def _path(self) -> Path:
+        """Where the children find their configuration."""
+        return self.config.line.runtime / "config.json"
+
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _launch(self, child: Child) -> None:
@@ -137,7 +144,7 @@ class Supervisor:
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops the children in order
         )
         child.started = child.heard = time.monotonic()
-        child.ready, child.status = child.role == "twin", "starting"
+        child.ready, child.status, child.grown = child.role == "twin", "starting", ""
 
     def _listen(self, timeout_s: float) -> None:
         assert self._socket is not None
@@ -162,6 +169,9 @@ class Supervisor:
                 log.error("child is silent: killed", child=child.name, silent_s=round(now - child.heard, 1))
                 child.kill()
             return
+        if child.succeeded:
+            log.info("child has made room", child=child.name, code=code)
+            return
         if code == 0 and child.role == "source":
             child.finished = True
             return
@@ -171,6 +181,17 @@ class Supervisor:
             child.start_at = 0.0
             child.restarts += 1
             self._launch(child)
+
+    def _replace_grown(self) -> None:
+        """Start a fresh worker beside one that has grown; the next one's turn comes when the old one has ended."""
+        if any(child.succeeded for child in self.children):
+            return
+        for child in [child for child in self.children if child.grown][:1]:
+            fresh = successor_of(child, self.children, self._path, self.module)
+            log.warning("child is to be replaced", child=child.name, by=fresh.name, why=child.grown)
+            child.succeeded = True
+            self.children.append(fresh)
+            self._launch(fresh)
 
     def _plan_restart(self, child: Child, code: int, now: float) -> None:
         steady = now - child.started > STEADY_S

@@ -126,8 +126,8 @@ def _named_rows() -> set[int]:
 
 def _rows_the_readme_leaves_out() -> set[int]:
     text = (ROOT / "README.md").read_text("utf-8").split("## Not done yet, not tested")[1]
-    [listed] = re.findall(r"Rows of the fault table without a test: (.*?)\.\n", text, re.DOTALL)
-    return {int(number) for number in re.findall(r"\b(\d+) \(", listed)}
+    listed = re.findall(r"Rows of the fault table without a test: (.*?)\.\n", text, re.DOTALL)
+    return {int(number) for number in re.findall(r"\b(\d+) \(", " ".join(listed))}
 
 
 def test_every_row_has_a_test_or_a_reason() -> None:

@@ -40,8 +40,8 @@ def seen(**changes: Any) -> Snapshot:
     for reason in (Reason.NONE, Reason.NONE, Reason.ANOMALY, Reason.CRC):
         observed.take(outcome(reason, {"rectify": 3.0}), 99.0)
     whole = Snapshot(
-        at=100.0, line="l", bundle="b", state=StationState.RUNNING, cause="", workers=2, leases=3, waiting=4,
-        open_parts=7, next_due=100.2, newest_row=50, owed_rows=0, journal_error="", sources={"c": True},
+        at=100.0, line="l", bundle="b", state=StationState.RUNNING, cause="", workers=2, recycled=1, leases=3,
+        waiting=4, open_parts=7, next_due=100.2, newest_row=50, owed_rows=0, journal_error="", sources={"c": True},
         sinks=(SinkView("plc", False, True, 0, 0), SinkView("store", True, False, 41, 6)), refused={"late_result": 2},
         drift=(Drift("c", 200, 0.3, 0.25, 0.27, True),), outcomes=dict(observed.outcomes),
         stages={name: tally.frozen for name, tally in observed.stages.items()},
@@ -81,6 +81,7 @@ def test_every_figure_is_where_a_monitor_reads_it() -> None:
         ("last_decision_age_seconds", "c"): 2.5,
         ("loop_age_seconds",): 1.5,
         ("workers",): 2,
+        ("workers_recycled_total",): 1,
         ("leased_parts",): 3,
         ("queue_parts",): 4,
         ("open_parts",): 7,

@@ -28,8 +28,10 @@ class Seat:
     holds: dict[int, Part] = field(default_factory=dict)  # by lease number
     alone: bool = False  # it holds a suspect and gets nothing else
     bundle: str = ""  # the sha256 of what it judges with
-    leaving: bool = False  # it is to change its bundle and gets nothing more
-    told: bool = False  # that it is to change it now
+    leaving: bool = False  # it is to change its bundle, or to end, and gets nothing more
+    told: bool = False  # that it is to do so now
+    grown: str = ""  # by what it has grown too far, in words
+    grown_at: float = 0.0
 
     @property
     def free(self) -> int:

@@ -46,6 +46,7 @@ class Exposition:
         states: Values = {(state.name,): float(state is seen.state) for state in StationState}
         yield _gauge("state", "1 for the state that the station is in", ("state",), states)
         yield _gauge("workers", "workers that are ready", (), {(): seen.workers})
+        yield _counter("workers_recycled", "workers that had grown and made room", (), {(): seen.recycled})
         ready: Values = {(camera,): float(ready) for camera, ready in seen.sources.items()}
         yield _gauge("source_ready", "whether the camera gives frames", ("camera",), ready)
         yield _gauge("loop_age_seconds", "since the hub's loop was last seen to turn", (), {(): self._now - seen.at})

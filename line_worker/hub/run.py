@@ -209,7 +209,13 @@ class Hub:
     def warnings(self) -> tuple[str, ...]:
         """What somebody should look at, in words."""
         alarms = (str(alarm) for alarm in self.guard.alarms)
-        return (*alarms, *self.guard.warnings(time.monotonic()), *self.drift.warnings, *self.outbox.warnings)
+        return (
+            *alarms,
+            *self.guard.warnings(time.monotonic()),
+            *self.drift.warnings,
+            *self.outbox.warnings,
+            *self.workers.warnings,
+        )
 
     def turned_away(self) -> Counter[str]:
         """Return how many messages and connections were not taken, by cause."""

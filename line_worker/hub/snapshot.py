@@ -28,6 +28,7 @@ class Snapshot:
     state: StationState
     cause: str
     workers: int
+    recycled: int
     leases: int
     waiting: int
     open_parts: int
@@ -58,6 +59,7 @@ def take(hub: Hub, observed: Observed, now: float) -> Snapshot:
         state=station.state,
         cause=station.cause,
         workers=len(hub.workers),
+        recycled=hub.workers.recycled,
         leases=hub.workers.leases,
         waiting=ledger.waiting_parts,
         open_parts=ledger.open_parts,

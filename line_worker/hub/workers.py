@@ -11,6 +11,7 @@ from line_worker.hub.ledger import Ledger
 from line_worker.hub.part import Part
 from line_worker.hub.peers import Peers
 from line_worker.hub.quarantine import Quarantine
+from line_worker.hub.recycling import Recycling
 from line_worker.hub.station import Station
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire import messages as m
@@ -35,6 +36,7 @@ class Workers:
         self._peers, self._ledger, self._station, self.changeover = peers, ledger, station, changeover
         self._quarantine, self._canaries = quarantine, canaries
         self._dispatcher = Dispatcher()
+        self._recycling = Recycling(changeover.config.workers.count)
         self._probe_at = 0.0
 
     def __len__(self) -> int:
@@ -50,6 +52,16 @@ class Workers:
         """Parts that workers hold."""
         return sum(len(seat.holds) for seat in self._dispatcher.seats.values())
 
+    @property
+    def recycled(self) -> int:
+        """Workers that had grown and were let go."""
+        return self._recycling.recycled
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should know of the workers."""
+        return self._recycling.warnings(self._dispatcher.seats.values())
+
     def take(self, now: float) -> None:
         """Take what workers have sent."""
         for peer, message in self._peers.receive():
@@ -62,15 +74,18 @@ class Workers:
                     self._progress(peer, message.session, now)
                 case m.Prepared():
                     self.changeover.prepared(message)
+                case m.Grown():
+                    self._grown(peer, message, now)
                 case m.WorkerBye():
                     self._lose(message.session, "left", now, blame=False)
 
     def watch(self, now: float) -> None:
-        """Expel workers without progress, notice those whose process is gone, have them change their bundle."""
+        """Expel workers without progress, notice those that are gone, have them change their bundle or leave."""
         for seat in self._dispatcher.stalled(now):
             self._peers.refuse(seat.peer, "no progress: expelled")
             self._lose(seat.session, f"no progress for {seat.stall_s:.1f} s", now)
         self.changeover.turn(self._dispatcher.seats.values(), now)
+        self._recycle(now)
         if now - self._probe_at < PROBE_S:
             return
         self._probe_at = now
@@ -100,6 +115,13 @@ class Workers:
             if not self._peers.channel.send(canary, seats[session].peer):
                 self._lose(session, "its process is gone", now)
 
+    def _recycle(self, now: float) -> None:
+        """Let a worker go that has grown, once another one has taken its place."""
+        seat = self._recycling.turn(self._dispatcher.seats.values(), now)
+        if seat is not None:
+            seat.told = self._peers.channel.send(m.Leave(seat.session), seat.peer)
+            log.info("worker is let go", worker=seat.worker, why=seat.grown, others=len(self) - 1)
+
     # ---- messages -----------------------------------------------------------------------------------------------
 
     def _hello(self, peer: bytes, hello: m.WorkerHello, now: float) -> None:
@@ -122,6 +144,11 @@ class Workers:
         if seat is None:
             self._peers.greet(peer, known=False)
         return seat
+
+    def _grown(self, peer: bytes, grown: m.Grown, now: float) -> None:
+        seat = self._progress(peer, grown.session, now)
+        if seat is not None and self._recycling.ask(seat, grown.what, now):
+            log.warning("worker has grown", worker=seat.worker, what=grown.what)
 
     def _result(self, peer: bytes, result: m.Result, now: float) -> None:
         seat = self._progress(peer, result.session, now)
@@ -171,6 +198,7 @@ class Workers:
         if seat is None:
             return
         self._canaries.lost(session)
+        self._recycling.left(session)
         held = [str(part.key) for part in seat.holds.values()]
         (log.warning if blame else log.info)("worker lost", worker=seat.worker, why=why, held=held)
         for part in self._ledger.lose(session, now, blame=blame):

@@ -1,4 +1,4 @@
-"""The messages with which a line changes its bundle, between hub and worker; `messages` has them all."""
+"""The messages with which a line changes its bundle or a worker, between hub and worker; `messages` has them all."""
 
 from __future__ import annotations
 
@@ -32,3 +32,20 @@ class Adopt:
 
     KIND: ClassVar[int] = 28
     bundle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """The worker holds more memory or descriptors than it may, as `what` says, and asks to be replaced."""
+
+    KIND: ClassVar[int] = 29
+    session: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Another worker has taken this one's place, and it holds nothing any more: it may end."""
+
+    KIND: ClassVar[int] = 30
+    session: int

@@ -38,7 +38,7 @@ WORK = Link(
     512,
     1,
     1,
-    "WorkerHello Result Progress Prepared WorkerBye / Lease Prepare Adopt HubHello Refused",
+    "WorkerHello Result Progress Prepared Grown WorkerBye / Lease Prepare Adopt Leave HubHello Refused",
 )
 OUTCOMES = Link(
     "outcomes", "sink", "hub", False, 1024, 1, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap Refused"

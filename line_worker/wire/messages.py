@@ -18,6 +18,8 @@ from typing import ClassVar
 from line_worker.errors import DecodeError
 from line_worker.wire import codec
 from line_worker.wire.changeover import Adopt as Adopt
+from line_worker.wire.changeover import Grown as Grown
+from line_worker.wire.changeover import Leave as Leave
 from line_worker.wire.changeover import Prepare as Prepare
 from line_worker.wire.changeover import Prepared as Prepared
 from line_worker.wire.evidence import Outcome as Outcome
@@ -256,6 +258,8 @@ Message = (
     | Prepare
     | Prepared
     | Adopt
+    | Grown
+    | Leave
     | WorkerBye
     | SinkHello
     | Outcome

@@ -5,15 +5,16 @@ Before it says hello the bundle is verified, its golden images are reproduced on
 warmed up. Pixels are copied and checked as they arrive; batches close by deadline. When the hub restarts or has
 expelled us, we say hello again under a new session. A batch that does not fit into the device's memory is computed in
 halves, once, and batches stay that small; the next time, and at any other device error, the process ends: the hub
-leases its frames again, one by one.
+leases its frames again, one by one. A process that has grown asks to be replaced; the hub lets it go once another one
+has taken its place.
 SIGTERM: what is in hand is computed, goodbye, exit 0.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,10 @@ from line_worker.wire.frames import FrameReader
 from line_worker.wire.limits import CREDIT_BATCHES
 from line_worker.wire.links import WORK
 from line_worker.wire.sockets import Wire
+from line_worker.worker.answer import StageClock, result_of
 from line_worker.worker.batching import Batcher, Pace
 from line_worker.worker.crops import CropSender
+from line_worker.worker.growth import Growth
 from line_worker.worker.model import Finding, Model, load_model
 from line_worker.worker.standby import Standby
 
@@ -42,7 +45,6 @@ log = structlog.get_logger()
 IDLE_S = 0.05
 PROGRESS_S = 0.1
 HELLO_S = 0.2  # a hub that does not know us is greeted at most this often
-MAX_REGIONS = 64
 MAX_NONFINITE = 3
 STALL_MS = 400.0  # without progress for longer than this, or three warm batches, the worker counts as hung
 
@@ -56,24 +58,12 @@ class Job:
     arrived: float
 
 
-class StageClock:
-    """Milliseconds by stage of one batch; called after every stage."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def __call__(self, stage: str) -> None:
-        """Close `stage`."""
-        now = time.perf_counter()
-        self.stages[stage] = self.stages.get(stage, 0.0) + (now - self._last) * 1000
-        self._last = now
-
-
 class Runner:
     """The worker's loop around a model."""
 
-    def __init__(self, name: str, config: Config, model: Model, wire: Wire, crops: CropSender) -> None:
+    def __init__(
+        self, name: str, config: Config, model: Model, wire: Wire, crops: CropSender, on_grown: Callable[[str], None]
+    ) -> None:
         self.name, self.model, self._crops = name, model, crops
         self._workers, self._reported = config.workers, False
         self._standby: Standby | None = None
@@ -86,6 +76,8 @@ class Runner:
         self._stall_ms, self._batches, self._progress_at = STALL_MS, 0, 0.0
         self._nonfinite, self._halved = 0, False
         self._canary: Job | None = None  # waits until there is nothing else to do
+        self._growth, self._on_grown, self._grown = Growth(config.workers), on_grown, False
+        self.dismissed = False  # the hub has let this worker go
 
     def warm_up(self) -> None:
         """Compute batches of every size in use twice; the second time is remembered."""
@@ -101,6 +93,7 @@ class Runner:
     def turn(self) -> None:
         """Take leases, compute at most one batch, say that the loop turns."""
         self._report_standby()
+        self._watch_growth()
         if not len(self._batcher) and self._canary is None:
             self._wire.wait(IDLE_S)
         self.take()
@@ -128,6 +121,8 @@ class Runner:
                     self._prepare(received.message)
                 case m.Adopt():
                     self._adopt(received.message)
+                case m.Leave():
+                    self.dismissed |= received.message.session == self._session
                 case m.Refused():
                     self._refused(received.message.why)
                 case DecodeError():
@@ -175,6 +170,20 @@ class Runner:
             self._reported = True
             log.info("standby is ready" if standby.model else "standby failed", bundle=standby.sha, why=standby.why_not)
             self._channel.send(m.Prepared(self._session, standby.sha, standby.model is not None, standby.why_not))
+
+    def _watch_growth(self) -> None:
+        """Ask to be replaced, again and again, once this process has grown; a second bundle is no growth."""
+        if self._standby is not None and not self._grown:
+            self._growth.begin_anew()
+            return
+        what = self._growth.look(time.monotonic())
+        if not what:
+            return
+        if not self._grown:
+            log.warning("worker has grown: it asks to be replaced", worker=self.name, what=what)
+        self._grown = True
+        self._on_grown(what)
+        self._channel.send(m.Grown(self._session, what))
 
     def _adopt(self, asked: m.Adopt) -> None:
         """Change the bundle between batches; the hub has given nothing more and waited for what was in hand."""
@@ -243,22 +252,7 @@ class Runner:
     def _answer(
         self, lease: m.Lease, reason: Reason, finding: Finding | None = None, stages: dict[str, float] | None = None
     ) -> None:
-        frame = lease.frame
-        self._channel.send(
-            m.Result(
-                key=frame.key,
-                lease=lease.lease,
-                session=self._session,
-                bundle=self.model.bundle,
-                checksum=frame.checksum,
-                reason=int(reason),
-                score=_finite(finding.score) if finding else None,
-                threshold=_finite(finding.threshold) if finding else None,
-                regions=tuple(_region(box) for box in finding.boxes[:MAX_REGIONS]) if finding else (),
-                stages=stages or {},
-                p_value=_finite(finding.p_value) if finding else None,
-            )
-        )
+        self._channel.send(result_of(lease, self._session, self.model.bundle, reason, finding, stages))
 
     def _count_nonfinite(self, finding: Finding) -> None:
         self._nonfinite = self._nonfinite + 1 if finding.reason is Reason.NONFINITE else 0
@@ -269,18 +263,8 @@ class Runner:
             )
 
 
-def _finite(value: float | None) -> float | None:
-    """Return `value`, None for NaN and infinity: the hub takes a score without a number for NONFINITE."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _region(box: Any) -> m.Region:
-    values = box._asdict()
-    return m.Region(**{**values, "zone": tuple(int(z) for z in values["zone"])})
-
-
 def run(config: Config, index: int) -> int:
-    """Run worker number `index` until SIGTERM; returns the exit code."""
+    """Run worker number `index` until SIGTERM, or until the hub lets it go; returns the exit code."""
     stop, notifier = StopFlag(), Notifier()
     name = f"worker-{index}"
     with only_one(config.line.runtime, name):
@@ -289,11 +273,11 @@ def run(config: Config, index: int) -> int:
         wire = open_wire(config, "worker")
         crops = CropSender(config, model, name)
         try:
-            runner = Runner(name, config, model, wire, crops)
+            runner = Runner(name, config, model, wire, crops, notifier.grown)
             runner.warm_up()
             log.info("worker is warm", worker=name, device=model.device, bundle=model.bundle[:12])
             notifier.ready(f"bundle {model.bundle[:12]} on {model.device}")
-            while not stop:
+            while not (stop or runner.dismissed):
                 runner.turn()
                 notifier.alive()
             notifier.stopping()
