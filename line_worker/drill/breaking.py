@@ -126,15 +126,6 @@ def ring_bytes(config: Config) -> int:
     return sum(_size(path) for path in SHM.glob(f"line-worker-{config.line.name}-*.ring"))
 
 
-def resident_bytes(pid: int) -> int:
-    """Return the memory of process `pid`, 0 when it has ended."""
-    try:
-        pages = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
-    except OSError:
-        return 0
-    return (int(pages[0]) - int(pages[1])) * os.sysconf("SC_PAGE_SIZE")  # without what it shares
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size

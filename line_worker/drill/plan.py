@@ -12,6 +12,7 @@ WEIGHTS = {
     "oom": 2,  # a worker's device runs out of memory
     "device": 1,  # a worker's device fails
     "nonfinite": 1,  # a worker's outputs are not finite
+    "leak": 1,  # a worker leaks memory and descriptors until it is replaced
     "corrupt": 4,  # bytes in shared memory are flipped
     "flood": 2,  # a stranger sends rubbish and old news to the hub
     "diskfull": 1,  # the journal cannot be written for a second

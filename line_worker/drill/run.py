@@ -23,7 +23,7 @@ from line_worker.drill import books
 from line_worker.drill.breaking import Breaker
 from line_worker.drill.plan import EVERY_S, KINDS, plan
 from line_worker.drill.report import Report, render, to_json
-from line_worker.drill.saboteur import hub_waits, source_book
+from line_worker.drill.saboteur import LEAKS, hub_waits, source_book
 from line_worker.drill.witness import Beats, Witness, fingerprint
 from line_worker.errors import ConfigError
 from line_worker.hub.bounds import memory_bound
@@ -49,18 +49,19 @@ class Asked:
 
 def drill_config(asked: Asked, folder: Path) -> Config:
     """Return the line that is drilled; its files lie in `folder`."""
-    stub_ms, workers = 20.0 if asked.overload else 4.0, 2
-    rate = asked.overload * workers * 1000 / stub_ms if asked.overload else asked.rate
+    stub_ms, count = 20.0 if asked.overload else 4.0, 2
+    rate = asked.overload * count * 1000 / stub_ms if asked.overload else asked.rate
     source: dict[str, Any] = {"kind": "synthetic", "part": "noise", "rate": rate, "width": 320, "height": 240}
     if asked.folder:
         source = {"kind": "folder", "path": asked.folder, "rate": rate, "loop": True}
     camera = {"name": "camera", "deadline_ms": 1000, "window": 64, "source": source}
+    workers = {"bundle": asked.model, "count": count, "batch": 4, "stub_ms": stub_ms, "threads": 1}
     plc = {"kind": "plc", "mode": "server", "port": _free_port(), "simulate": True, "queue": 64}
     return parse(
         {
             "line": {"name": f"drill-{folder.name[-8:]}", "runtime": str(folder / "run"), "data": str(folder / "data")},
             "cameras": [{**camera, "max_frame_mb": 4.0 if asked.folder else 0.1}],
-            "workers": {"bundle": asked.model, "count": workers, "batch": 4, "stub_ms": stub_ms, "threads": 1},
+            "workers": workers | {"growth_descriptors": LEAKS // 2},
             "sinks": [plc, {"kind": "store"}, {"kind": "log", "path": str(folder / "outcomes.jsonl")}],
         }
     )

@@ -1,9 +1,10 @@
 """One role as a process that can be broken from outside: `line_worker.role`, plus faults that a signal sets off.
 
 What a signal from outside cannot do to a process is done here, at the boundary where it would happen: the loop hangs,
-the wall clock jumps, the journal's disk is full, the device runs out of memory, fails, or gives outputs that are not
-finite. `SIGNALS` says which signal does what; SIGKILL and SIGSTOP need no help. A source also writes down every trigger
-before it announces it (`source_book`): the book that the drill holds against the journal's.
+the wall clock jumps, the journal's disk is full, the device runs out of memory, fails, gives outputs that are not
+finite, or whatever computes on it leaks. `SIGNALS` says which signal does what; SIGKILL and SIGSTOP need no help. A
+source also writes down every trigger before it announces it (`source_book`): the book that the drill holds against the
+journal's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -25,11 +27,12 @@ from line_worker.errors import DeviceMemoryError, JournalError
 
 SIGNALS = {
     name: signal.SIGRTMIN + number
-    for number, name in enumerate(("hang", "clock", "diskfull", "oom", "device", "nonfinite"))
+    for number, name in enumerate(("hang", "clock", "diskfull", "oom", "device", "nonfinite", "leak"))
 }
 HANG_S = 3.0  # longer than the hub's watchdog and a worker's stall time, shorter than a worker's watchdog
 DISK_FULL_S = 1.0
 NONFINITE = 3  # outputs in a row, which restart the worker
+LEAK_MB, LEAKS = 1, 64  # a leak loses so much and one descriptor with each of so many batches
 LONG_WAIT_S = 0.01
 SKEWS_S = (3600.0, -7200.0, 0.5)
 
@@ -90,6 +93,7 @@ class BrokenDevice:
         from line_worker.worker import run
 
         self._fault, self._left = "", 0
+        self._leaks, self._leaked = 0, list[Any]()
         _wrap(run, "load_model", self._loading)
 
     def _loading(self, load_model: Any) -> Any:
@@ -108,7 +112,13 @@ class BrokenDevice:
 
         return set_off
 
+    def leak(self) -> None:
+        """From now on memory and descriptors are lost with every batch, up to a limit."""
+        self._leaks = LEAKS
+
     def _inspect(self, inspect: Callable[..., Sequence[Any]], images: Sequence[Any], *more: Any) -> Sequence[Any]:
+        if self._leaks > len(self._leaked):
+            self._leaked.append((bytes([1]) * (LEAK_MB << 20), open(os.devnull)))  # noqa: SIM115 - meant to stay open
         if not self._left:
             return inspect(images, *more)
         if self._fault != "nonfinite":
@@ -178,6 +188,7 @@ def arm(name_of_role: str) -> None:
     if name_of_role == "worker":
         device = BrokenDevice()
         faults |= {fault: device.breaks(fault) for fault in ("oom", "device", "nonfinite")}
+        faults["leak"] = device.leak
     by_number = {number: faults[name] for name, number in SIGNALS.items() if name in faults}
     for number in SIGNALS.values():
         signal.signal(number, (lambda number, _: by_number[number]()) if number in by_number else signal.SIG_IGN)

@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from line_worker.config import Config
-from line_worker.drill.breaking import resident_bytes, ring_bytes
+from line_worker.drill.breaking import ring_bytes
+from line_worker.memory import own_bytes
 from line_worker.rehearsal import Rehearsal
 from line_worker.verdicts import StationState
 
@@ -46,7 +47,7 @@ class Witness:
     def _grown(self) -> int:
         """Return by how much the line's processes have grown since each of them was up."""
         up = [c.process.pid for c in self._rehearsal.supervisor.children if c.ready and c.running and c.process]
-        sizes = {pid: resident_bytes(pid) for pid in up}
+        sizes = {pid: own_bytes(pid) for pid in up}
         return sum(max(0, size - self._base.setdefault(pid, size)) for pid, size in sizes.items() if size)
 
     def _listen(self) -> None:
