@@ -151,7 +151,7 @@ def _config(folder: Path, limits: dict[str, int], workers: int) -> Config:
         {
             "line": {"name": "g", "runtime": str(folder / "run"), "data": str(folder / "data")},
             "cameras": [{"name": "camera", "deadline_ms": 4000, "window": 256, "max_frame_mb": 0.1, "source": source}],
-            "workers": {"bundle": "stub", "count": workers, "batch": 2, **limits},
+            "workers": {"bundle": "stub", "count": workers, "batch": 2, "stub_ms": 15 * workers, **limits},
             "sinks": [{"kind": "log", "path": str(folder / "outcomes.jsonl")}],
         }
     )
