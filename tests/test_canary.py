@@ -162,6 +162,7 @@ def test_a_challenge_is_met_when_all_of_its_parts_have_failed() -> None:
     assert challenges.decided("c", Verdict.FAIL, 120.0)
     assert challenges.overdue(219.0) == {}
     assert "no challenge was met for 100 s" in challenges.overdue(220.0)["c"]
+    assert challenges.cameras["c"].result == "met"
     assert not challenges.decided("c", Verdict.FAIL, 230.0), "nothing is expected any more"
 
 
@@ -170,7 +171,9 @@ def test_a_part_that_did_not_fail_spoils_the_challenge(verdict: Verdict) -> None
     challenges = Challenges({"c": 100.0}, {}, 0.0)
     challenges.begin("c", 2)
     assert not challenges.decided("c", verdict, 1.0)
+    assert challenges.under_way() == {"c": (2, 0)}
     assert not challenges.decided("c", Verdict.FAIL, 2.0)
+    assert (challenges.cameras["c"].result, challenges.under_way()) == ("not met", {})
     assert challenges.overdue(100.0)
 
 

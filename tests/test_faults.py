@@ -415,3 +415,28 @@ def test_a_known_bad_part_that_passes_lets_nothing_else_pass(tmp_path: Path) -> 
     assert said[0].startswith("the next 2 parts of camera camera must fail")
     reasons = _reasons(config)
     assert Reason.NONE not in reasons[reasons.index(Reason.CANARY) :]
+
+
+def test_a_challenge_under_way_when_the_hub_is_killed_is_told_as_broken_off(tmp_path: Path) -> None:
+    """Known-bad parts are announced, the hub dies: the next one stops the line until somebody has looked."""
+    config = _config(tmp_path, NOISE)
+    rehearsal = Rehearsal(config, tmp_path / "line.log")
+    said: list[str] = []
+
+    def on_turn() -> None:
+        states = rehearsal.watcher.states
+        if not said and rehearsal.watcher.outcomes:
+            said.append(_command(config, "challenge", "--parts", "1000").stdout)
+            os.kill(rehearsal.supervisor.pids("hub")[0], signal.SIGKILL)
+        elif len(said) == 1 and states[-1].stop_line == StopCause.CHALLENGE:
+            said.append(_command(config, "status").stdout)
+            said.append(_command(config, "acknowledge", "challenge").stdout)
+            raise Done
+
+    with pytest.raises(Done):
+        rehearsal.run(on_turn, seconds=60)
+    told = "camera camera: a challenge of 1000 known-bad parts was broken off by a restart"
+    assert all(told in text for text in said[1:])
+    log = [json.loads(line) for line in (tmp_path / "line.log").read_text().splitlines()]
+    assert [told in entry["what"] for entry in log if entry["event"] == "the line should stop"][-1:] == [True]
+    assert audit(config.journal_path).balanced

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from line_worker.config import Config, parse
-from line_worker.errors import ConfigError
+from line_worker.errors import ConfigError, JournalError
 from line_worker.hub import flood, run
 from line_worker.hub.commands import Commands
 from line_worker.hub.drift import DriftWatch
@@ -821,6 +821,52 @@ def test_known_bad_parts_must_fail_and_one_that_would_pass_stops_everything(shor
         source.say(frame(4))
         worker.say(answer(worker.hears(m.Lease, 5)[-1]))
         assert rig.outcomes(5)[4] is Reason.NONE
+
+
+def test_a_challenge_that_a_restart_breaks_off_is_told_once(short_path: Path) -> None:
+    with rig_with(short_path) as rig:
+        source, worker = rig.running()
+        asked(rig, "challenge", parts=3)
+        assert asked(rig, "status")["challenges"]["cam"]["result"] == "under way"
+        source.say(frame(0), frame(1))
+        first, _ = worker.hears(m.Lease, 2)
+        worker.say(answer(first, score=5.0))
+        assert rig.outcomes(1) == {0: Reason.ANOMALY}
+        rig.beat()
+        rig.restart()
+        rig.watch()
+        assert rig.beat().stop_line == StopCause.CHALLENGE
+        assert asked(rig, "status")["challenges"]["cam"]["result"] == "none"
+        [told] = asked(rig, "acknowledge")["cleared"]
+        assert "a challenge of 3 known-bad parts was broken off by a restart, 1 of them had failed" in told
+        rig.restart()
+        rig.watch()
+        assert rig.beat().stop_line == 0, "it has been told"
+
+
+def test_a_challenge_that_came_to_its_end_is_no_broken_one(short_path: Path) -> None:
+    with rig_with(short_path) as rig:
+        source, worker = rig.running()
+        asked(rig, "challenge", parts=1)
+        source.say(frame(0))
+        [lease] = worker.hears(m.Lease)
+        worker.say(answer(lease, score=5.0))
+        rig.outcomes(1)
+        rig.beat()
+        assert asked(rig, "status")["challenges"]["cam"]["result"] == "met"
+        rig.restart()
+        rig.watch()
+        assert rig.beat().stop_line == 0
+
+
+def test_a_challenge_that_cannot_be_written_down_does_not_begin(short_path: Path) -> None:
+    with rig_with(short_path) as rig:
+        rig.running()
+        rig.hub.journal._db.execute("PRAGMA query_only = 1")
+        with pytest.raises(JournalError, match="challenges under way are not kept"):
+            Commands(rig.hub).challenge(parts=2)
+        rig.hub.journal._db.execute("PRAGMA query_only = 0")
+        assert rig.hub.guard.challenges.under_way() == {}
 
 
 def test_an_overdue_challenge_warns_or_stops_and_is_remembered_over_a_restart(short_path: Path) -> None:

@@ -20,7 +20,8 @@ WELL |= {
     "counts": {"PASS": 7, "FAIL": 1},
     "canaries": {"top": {"failed": 3, "missed": 1, "score": 2.0, "threshold": 1.0}},
 }
-WELL |= {"challenges": {"top": {"parts": 3, "left": 1, "failed": 2}, "side": {"parts": 0, "left": 0, "failed": 0}}}
+WELL |= {"challenges": {"top": {"parts": 3, "left": 1, "failed": 2, "result": "under way"}}}
+WELL["challenges"] |= {"side": {"parts": 0, "left": 0, "failed": 0, "result": "none"}}
 ALARM = {"cause": "SILENT", "camera": "top", "text": "9 parts passed", "wall": 0.0}
 Run = Callable[..., tuple[int, str]]
 

@@ -2,7 +2,8 @@
 
 The next so many parts of the camera are the known-bad ones. One that would pass is NO_DECISION(CANARY), and so is
 everything after it until that is acknowledged. A challenge is met when all of its parts have failed; a part that was
-not decided proves nothing, and the challenge has to be repeated.
+not decided proves nothing, and the challenge has to be repeated. So has one during which the hub was restarted: which
+parts it was about, nobody knows any more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ class Challenge:
     failed: int = 0
 
     @property
+    def result(self) -> str:
+        """How the last one went: "met", "not met", "under way"; "none" when there was none since the start."""
+        if self.left or not self.parts:
+            return "under way" if self.left else "none"
+        return "met" if self.failed == self.parts else "not met"
+
+    @property
     def overdue_at(self) -> float:
         """When the next one must have been met."""
         return self.met_at + self.every_s if self.every_s else float("inf")
@@ -40,6 +48,10 @@ class Challenges:
         challenge = self.cameras[camera]
         challenge.parts = challenge.left = parts
         challenge.failed = 0
+
+    def under_way(self) -> dict[str, tuple[int, int]]:
+        """Return the cameras that are being challenged: with how many parts, and how many of them have failed."""
+        return {name: (one.parts, one.failed) for name, one in self.cameras.items() if one.left}
 
     def decided(self, camera: str, verdict: Verdict, now: float) -> bool:
         """Take the outcome of a known-bad part; True when the challenge has been met by it."""

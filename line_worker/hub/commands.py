@@ -52,7 +52,7 @@ class Commands:
             "warnings": list(hub.warnings),
             "canaries": {name: _canaries(one) for name, one in hub.guard.canaries.cameras.items()},
             "challenges": {
-                name: {"parts": one.parts, "left": one.left, "failed": one.failed}
+                name: {"parts": one.parts, "left": one.left, "failed": one.failed, "result": one.result}
                 for name, one in hub.guard.challenges.cameras.items()
             },
             "bundle": hub.workers.bundle,
@@ -87,7 +87,7 @@ class Commands:
         if not isinstance(parts, int) or not 0 <= parts <= MAX_PARTS:
             raise ConfigError("parts", [f"should be a number up to {MAX_PARTS}"])
         parts = parts or cameras[camera]
-        self._hub.guard.challenges.begin(camera, parts)
+        self._hub.guard.challenge(camera, parts)
         self._hub.ledger.challenge(camera, parts)
         return {"camera": camera, "parts": parts}
 

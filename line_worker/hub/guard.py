@@ -23,7 +23,7 @@ from line_worker.wire.messages import Outcome
 
 log = structlog.get_logger()
 
-KEPT, DAMAGED, MET = "alarms", "damaged journals", "challenges met"
+KEPT, DAMAGED, MET, UNDER_WAY = "alarms", "damaged journals", "challenges met", "challenges under way"
 
 
 class Guard:
@@ -46,6 +46,7 @@ class Guard:
         for alarm in self.alarms:
             log.error("alarm still stands", what=str(alarm))
         self._tell_of_damage()
+        self._tell_of_broken_off()
 
     def _tell_of_damage(self) -> None:
         """Sound an alarm for journals that were set aside since the last time one was sounded."""
@@ -56,6 +57,14 @@ class Guard:
             self.sound(StopCause.JOURNAL, "", what)
             self.save()
             self._journal.keep(DAMAGED, "\n".join(found))
+
+    def _tell_of_broken_off(self) -> None:
+        """Sound an alarm for challenges that an earlier hub has not brought to their end."""
+        for camera, (parts, failed) in json.loads(self._journal.kept(UNDER_WAY) or "{}").items():
+            what = f"a challenge of {parts} known-bad parts was broken off by a restart, {failed} of them had failed"
+            self.sound(StopCause.CHALLENGE, camera, f"{what}; take the others off the line, and begin it again")
+            self._unsaved = True
+        self.settle()
 
     @property
     def journal_error(self) -> str:
@@ -81,14 +90,26 @@ class Guard:
         overdue = (f"camera {camera}: {text}" for camera, text in self.challenges.overdue(now).items())
         return (*self.canaries.warnings(now), *overdue)
 
+    def challenge(self, camera: str, parts: int) -> None:
+        """Expect `parts` known-bad parts; it is written down first, so that a restart cannot forget them.
+
+        Raises:
+            JournalError: it cannot be written down; the challenge does not begin.
+        """
+        self._journal.keep(UNDER_WAY, json.dumps(self.challenges.under_way() | {camera: (parts, 0)}))
+        self.challenges.begin(camera, parts)
+
     def take_known_bad(self, outcome: Outcome, now: float) -> None:
         """Take the released outcome of a part of a challenge; the rules do not count it."""
         camera = outcome.key.camera
         if outcome.score is not None and outcome.threshold is not None and outcome.score <= outcome.threshold:
             self.sound(StopCause.CANARY, camera, f"a known-bad part passed ({outcome.key}), so nothing else may")
+        if outcome.reason == Reason.SHUTDOWN:
+            return  # the challenge is broken off, which the next hub will tell
+        self._unsaved = True
         if self.challenges.decided(camera, Verdict(outcome.verdict), now):
             log.info("challenge met", camera=camera)
-            self._met[camera], self._unsaved = time.time(), True
+            self._met[camera] = time.time()
 
     def take(self, outcome: Outcome) -> None:
         """Take a released outcome; those of a hub that stops say nothing about the line."""
@@ -124,7 +145,7 @@ class Guard:
         return cleared
 
     def save(self) -> None:
-        """Write alarms and met challenges down where they have changed.
+        """Write alarms and challenges down where they have changed.
 
         Raises:
             JournalError: that is not possible now; `settle` tries again.
@@ -132,6 +153,7 @@ class Guard:
         if self._unsaved:
             self._journal.keep(KEPT, self.alarms.dump())
             self._journal.keep(MET, json.dumps(self._met))
+            self._journal.keep(UNDER_WAY, json.dumps(self.challenges.under_way()))
             self._unsaved = False
 
     def settle(self) -> None:
