@@ -16,6 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from line_worker.config import parse
+from line_worker.hub.alarms import Alarm
+from line_worker.hub.canary import Aviary
+from line_worker.hub.challenge import Challenge
 from line_worker.hub.drift import Drift
 from line_worker.hub.exposition import Exposition
 from line_worker.hub.observed import BOUNDS, OTHER, STAGES, Observed
@@ -23,7 +26,7 @@ from line_worker.hub.outbox import SinkView
 from line_worker.hub.run import Hub
 from line_worker.hub.snapshot import EXPIRED_PARTS, EXPIRED_S, OVERDUE_S, STALLED_S, Snapshot, health, troubles
 from line_worker.rehearsal import Rehearsal
-from line_worker.verdicts import Reason, StationState, verdict_of
+from line_worker.verdicts import Reason, StationState, StopCause, verdict_of
 from line_worker.wire.messages import FrameKey, Outcome
 
 PATIENCE_S = 20.0
@@ -43,7 +46,11 @@ def seen(**changes: Any) -> Snapshot:
         at=100.0, line="l", bundle="b", state=StationState.RUNNING, cause="", workers=2, recycled=1, leases=3,
         waiting=4, open_parts=7, next_due=100.2, newest_row=50, owed_rows=0, journal_error="", sources={"c": True},
         sinks=(SinkView("plc", False, True, 0, 0), SinkView("store", True, False, 41, 6)), refused={"late_result": 2},
-        drift=(Drift("c", 200, 0.3, 0.25, 0.27, True),), outcomes=dict(observed.outcomes),
+        drift=(Drift("c", 200, 0.3, 0.25, 0.27, True),),
+        stop_line=StopCause.SILENT, alarms=(Alarm(StopCause.SILENT, "c", "9 parts passed", 0.0),),
+        canaries={"c": Aviary(60.0, 0.0, 90.0, sent=7, failed=4, missed=1)},
+        challenges={"c": Challenge(60.0, 80.0, True, 3, 1, 2), "d": Challenge(0.0, 0.0)},
+        outcomes=dict(observed.outcomes),
         stages={name: tally.frozen for name, tally in observed.stages.items()},
         decision={name: tally.frozen for name, tally in observed.decision.items()},
         slack={name: tally.frozen for name, tally in observed.slack.items()}, decided_at=dict(observed.decided_at),
@@ -97,9 +104,22 @@ def test_every_figure_is_where_a_monitor_reads_it() -> None:
         ("drift_share_limit", "c"): 0.27,
         ("drift_median_p_value", "c"): 0.25,
         ("drift_alarm", "c"): 1,
+        ("stop_line", "SILENT"): 1,
+        ("stop_line", "NONE"): 0,
+        ("alarm", "c", "SILENT"): 1,
+        ("canaries_sent_total", "c"): 7,
+        ("canaries_failed_total", "c"): 4,
+        ("canaries_missed_total", "c"): 1,
+        ("canary_age_seconds", "c"): 11.5,
+        ("challenge", "c", "under way"): 1,
+        ("challenge", "c", "met"): 0,
+        ("challenge", "d", "none"): 1,
+        ("challenge_parts_left", "c"): 1,
+        ("challenge_age_seconds", "c"): 21.5,
     }
     assert {name: found.get(name) for name in expected} == pytest.approx(expected)
     assert ("outbox_lag_rows", "plc") not in found, "a real-time sink is owed nothing"
+    assert ("challenge_age_seconds", "d") not in found, "none was ever met"
     assert samples(Exposition(seen(journal_error="disk full"), 100).text().decode())["journal_error",] == 1
 
 
@@ -180,7 +200,7 @@ def raw_config(folder: Path, port: int) -> dict[str, Any]:
             "data": str(folder / "data"),
             "metrics": f"127.0.0.1:{port}",
         },
-        "cameras": [{"name": "cam", "deadline_ms": 5000, "window": 64, "source": source}],
+        "cameras": [{"name": "cam", "deadline_ms": 5000, "window": 64, "canary_every_s": 0.3, "source": source}],
         "workers": {"bundle": "stub"},
         "sinks": [{"kind": "log", "path": str(folder / "log.jsonl")}],
     }
@@ -218,6 +238,10 @@ def test_a_running_line_is_counted_part_by_part(tmp_path: Path) -> None:
     assert 0 < passed[-1] <= 60
     assert last["stage_seconds_count", "cam", "stub"] == last["decision_seconds_count", "cam"] == passed[-1]
     assert last["workers",] == 1
+    failed, sent = last["canaries_failed_total", "cam"], last["canaries_sent_total", "cam"]
+    assert 0 < failed <= sent <= failed + 1, "one may be on its way"
+    assert last["canary_age_seconds", "cam"] < 2
+    assert last["stop_line", "NONE"] == last["challenge", "cam", "none"] == 1
     assert 1.0 in [found.get(("source_ready", "cam")) for found in scraped]
     for method, path, status in (("POST", "/metrics", 405), ("POST", "/health", 405), ("GET", "/", 404)):
         assert (method, path, status) in asked

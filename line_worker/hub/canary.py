@@ -38,6 +38,7 @@ class Aviary:
     judged_at: float
     bait: Bait | None = None
     passed: int = 0  # parts, since the last canary was judged
+    sent: int = 0  # canaries, to workers; those that cannot be judged are sent again
     failed: int = 0  # canaries that failed, as they must
     missed: int = 0
     score: float | None = None
@@ -87,6 +88,7 @@ class Canaries:
         assert bait is not None
         self._newest -= 1
         self._tested[session] = now
+        self.cameras[camera].sent += 1
         self._flight = _Flight(self._newest, session, camera, bait, now + PATIENCE_S)
         return self._newest, session, bait
 

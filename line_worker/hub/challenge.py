@@ -13,20 +13,26 @@ from dataclasses import dataclass
 
 from line_worker.verdicts import Verdict
 
+RESULTS = ("none", "under way", "met", "not met")
+
 
 @dataclass(slots=True)
 class Challenge:
-    """One camera's: due every `every_s` (0: never), last met at `met_at`; `left` parts of the current one are open."""
+    """One camera's: due every `every_s` (0: never), last met at `met_at`; `left` parts of the current one are open.
+
+    `ever` tells whether it is known that one was met; otherwise `met_at` is when the hub was started.
+    """
 
     every_s: float
     met_at: float
+    ever: bool = False
     parts: int = 0
     left: int = 0
     failed: int = 0
 
     @property
     def result(self) -> str:
-        """How the last one went: "met", "not met", "under way"; "none" when there was none since the start."""
+        """How the last one went, one of `RESULTS`; "none" when there was none since the hub's start."""
         if self.left or not self.parts:
             return "under way" if self.left else "none"
         return "met" if self.failed == self.parts else "not met"
@@ -41,7 +47,9 @@ class Challenges:
     """The challenges of one line's cameras; `ages` says how long ago each was met, as far as that is known."""
 
     def __init__(self, every_s: Mapping[str, float], ages: Mapping[str, float], now: float) -> None:
-        self.cameras = {name: Challenge(period, now - ages.get(name, 0.0)) for name, period in every_s.items()}
+        self.cameras = {
+            name: Challenge(period, now - ages.get(name, 0.0), name in ages) for name, period in every_s.items()
+        }
 
     def begin(self, camera: str, parts: int) -> None:
         """Expect `parts` known-bad parts; what an earlier challenge still expected is forgotten."""
@@ -62,7 +70,7 @@ class Challenges:
         challenge.failed += verdict is Verdict.FAIL
         met = challenge.left == 0 and challenge.failed == challenge.parts
         if met:
-            challenge.met_at = now
+            challenge.met_at, challenge.ever = now, True
         return met
 
     def overdue(self, now: float) -> dict[str, str]:

@@ -9,9 +9,10 @@ from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from line_worker import __version__
+from line_worker.hub.challenge import RESULTS
 from line_worker.hub.observed import BOUNDS, Histogram
 from line_worker.hub.snapshot import Snapshot
-from line_worker.verdicts import StationState
+from line_worker.verdicts import StationState, StopCause
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "line_worker_"
@@ -38,6 +39,9 @@ class Exposition:
         yield from self._parts()
         yield from self._ways_out()
         yield from self._drift()
+        yield from self._alarms()
+        yield from self._canaries()
+        yield from self._challenges()
         yield from _process.collect()
 
     def _station(self) -> Iterator[Metric]:
@@ -90,6 +94,33 @@ class Exposition:
         ):
             found: Values = {(drift.camera,): float(getattr(drift, values)) for drift in self._seen.drift}
             yield _gauge(f"drift_{name}", what, ("camera",), found)
+
+    def _alarms(self) -> Iterator[Metric]:
+        seen = self._seen
+        causes: Values = {(cause.name,): float(cause is seen.stop_line) for cause in StopCause}
+        yield _gauge("stop_line", "1 for the cause that the PLC reads; NONE: the line may run", ("cause",), causes)
+        alarms: Values = {(alarm.cause.name, alarm.camera): 1.0 for alarm in seen.alarms}
+        yield _gauge("alarm", "1 until the operator acknowledges it", ("cause", "camera"), alarms)
+
+    def _canaries(self) -> Iterator[Metric]:
+        by_camera, seen = ("camera",), self._seen.canaries
+        for name, what in (
+            ("sent", "canaries that a worker was given"),
+            ("failed", "canaries that failed, as they must"),
+            ("missed", "canaries that passed: the station did not see the defect"),
+        ):
+            yield _counter(f"canaries_{name}", what, by_camera, {(c,): getattr(one, name) for c, one in seen.items()})
+        ages: Values = {(camera,): self._now - one.judged_at for camera, one in seen.items()}
+        yield _gauge("canary_age_seconds", "since one was judged, or since the hub's start", by_camera, ages)
+
+    def _challenges(self) -> Iterator[Metric]:
+        by_camera, seen = ("camera",), self._seen.challenges
+        results: Values = {(c, name): float(one.result == name) for c, one in seen.items() for name in RESULTS}
+        yield _gauge("challenge", "1 for how the last challenge went", ("camera", "result"), results)
+        left: Values = {(camera,): one.left for camera, one in seen.items()}
+        yield _gauge("challenge_parts_left", "known-bad parts that are still to come", by_camera, left)
+        ages: Values = {(camera,): self._now - one.met_at for camera, one in seen.items() if one.ever}
+        yield _gauge("challenge_age_seconds", "since a challenge was last met", by_camera, ages)
 
 
 def _gauge(name: str, what: str, labels: tuple[str, ...], values: Values) -> Metric:

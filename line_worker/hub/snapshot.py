@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from line_worker.hub.alarms import Alarm
+from line_worker.hub.canary import Aviary
+from line_worker.hub.challenge import Challenge
 from line_worker.hub.drift import Drift
 from line_worker.hub.observed import Histogram, Observed
 from line_worker.hub.outbox import SinkView
-from line_worker.verdicts import StationState, Verdict
+from line_worker.verdicts import StationState, StopCause, Verdict
 
 if TYPE_CHECKING:
     from line_worker.hub.run import Hub
@@ -20,7 +23,7 @@ EXPIRED_PARTS, EXPIRED_S = 5, 10.0  # so many parts in a row that only time deci
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What there was at the monotonic time `at`. Dictionaries are copies: nobody changes them."""
+    """What there was at the monotonic time `at`. Whatever could change is a copy: nobody changes it."""
 
     at: float
     line: str
@@ -40,6 +43,10 @@ class Snapshot:
     sinks: tuple[SinkView, ...]
     refused: dict[str, int]
     drift: tuple[Drift, ...]
+    stop_line: StopCause
+    alarms: tuple[Alarm, ...]
+    canaries: dict[str, Aviary]
+    challenges: dict[str, Challenge]
     outcomes: dict[tuple[str, str, str], int]
     stages: dict[tuple[str, str], Histogram]
     decision: dict[str, Histogram]
@@ -71,6 +78,10 @@ def take(hub: Hub, observed: Observed, now: float) -> Snapshot:
         sinks=hub.outbox.views(),
         refused={what: n for what, n in ledger.counts.items() if what not in set(Verdict)} | hub.turned_away(),
         drift=hub.drift.seen(),
+        stop_line=hub.guard.alarms.stop_line,
+        alarms=tuple(hub.guard.alarms),
+        canaries={name: replace(one, bait=None) for name, one in hub.guard.canaries.cameras.items()},
+        challenges={name: replace(one) for name, one in hub.guard.challenges.cameras.items()},
         outcomes=dict(observed.outcomes),
         stages={name: tally.frozen for name, tally in observed.stages.items()},
         decision={name: tally.frozen for name, tally in observed.decision.items()},
@@ -110,6 +121,7 @@ def health(seen: Snapshot | None, now: float) -> dict[str, object]:
             "workers": seen.workers,
             "open_parts": seen.open_parts,
             "last_decision_age_s": None if decided is None else round(now - decided, 3),
+            "alarms": [str(alarm) for alarm in seen.alarms],
             "warnings": [str(drift) for drift in seen.drift if drift.alarm],
         }
     return told
