@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-SOURCES := $(shell find line_worker calib bench -name '*.py' -o -name '*.html')
+SOURCES := $(shell find line_worker calib bench -name '*.py' -o -name '*.html' -o -name '*.xml')
 
 # Without an NVIDIA driver torch comes first, as the build that TORCH names; with one, the newest CUDA build comes.
 # TORCH_ARGS is for indexes that keep the CPU builds apart, e.g. make test TORCH_ARGS="--index-url URL"

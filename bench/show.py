@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.line import Measured
+from bench.plc import Way
 from bench.soak import Soaked
 from bench.wire import Cost
 
@@ -71,6 +72,22 @@ def show_costs(costs: Sequence[Cost], *, as_json: bool) -> None:
     for cost in costs:
         figures = (cost.ms, cost.fastest_ms, cost.slowest_ms, cost.cpu_ms)
         table.add_row(cost.transport, *(f"{figure:.2f}" for figure in figures))
+    console = Console()
+    console.print(table)
+    console.print(machine(), style="dim")
+
+
+def show_ways(ways: Sequence[Way], *, as_json: bool) -> None:
+    """Print how long an outcome takes to the PLC's eyes, by protocol."""
+    if as_json:
+        print(json.dumps({"machine": machine(), "ways": [asdict(way) for way in ways]}))
+        return
+    table = Table(title="Outcome at the sink -> seen by a PLC that polls without pause, ms")
+    for column in ("protocol", "parts/s", "parts", "seen", "p50", "p99", "max"):
+        table.add_column(column, justify="left" if column == "protocol" else "right")
+    for way in ways:
+        figures = (f"{figure:.1f}" for figure in (way.p50_ms, way.p99_ms, way.max_ms))
+        table.add_row(way.via, f"{way.rate:g}", str(way.parts), str(way.seen), *figures)
     console = Console()
     console.print(table)
     console.print(machine(), style="dim")

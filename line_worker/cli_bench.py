@@ -113,6 +113,25 @@ def wire(
 
 
 @bench_app.command()
+def plc(
+    via: Annotated[str, typer.Option(metavar="A,B,...", help="Protocols: modbus, opcua.")] = "modbus,opcua",
+    rate: Rate = 50,
+    seconds: Seconds = 10,
+    as_json: Json = False,
+) -> int:
+    """Measure the time from an outcome at the PLC sink until a PLC that polls has seen it."""
+    from bench.plc import WAYS, measure
+    from bench.show import show_ways
+
+    asked = via.split(",")
+    if unknown := set(asked) - set(WAYS):
+        raise typer.BadParameter(f"--via {', '.join(sorted(unknown))}: choose from {', '.join(WAYS)}")
+    ways = [measure(one, rate, seconds) for one in asked]
+    show_ways(ways, as_json=as_json)
+    return 0 if all(way.seen == way.parts for way in ways) else 1
+
+
+@bench_app.command()
 def accuracy(
     category: Annotated[Path, typer.Argument(help="A category in the layout of MVTec AD.")],
     bundle: Annotated[Path | None, typer.Option(help="The bundle to judge with.")] = None,

@@ -10,7 +10,7 @@ import typer
 from line_worker.errors import ConfigError
 
 if TYPE_CHECKING:
-    from line_worker.config import Config, PlcSink
+    from line_worker.config import Config, OpcUaSink, PlcSink
 
 Format = Literal["table", "csv", "st"]
 
@@ -33,23 +33,35 @@ def register_map(
 
     line = load(config)
     sinks = _sinks(line, str(config), sink)
-    if len(sinks) > 1 and form != "table":
-        names = ", ".join(sorted(sinks))
-        raise ConfigError(str(config), [f"it has several PLC sinks ({names}); choose one with --sink"])
-    for one in sinks.values():
-        if form == "table":
-            typer.echo(f"## {one.name}: Modbus TCP, {one.mode}, {one.host}:{one.port}, unit {one.unit}\n")
-        typer.echo(_printed(form, one.base, int(max(camera.deadline_ms for camera in line.cameras))), nl=False)
+    modbus = [one for one in sinks if one.kind == "plc"]
+    if form != "table" and len(modbus) != 1:
+        names = ", ".join(sorted(one.name for one in modbus)) or "none"
+        raise ConfigError(str(config), [f"--format {form} is for one Modbus sink; choose one with --sink ({names})"])
+    window_ms = int(max(camera.deadline_ms for camera in line.cameras))
+    if form == "table":
+        typer.echo("\n".join(_titled(one, line) for one in sinks), nl=False)
+    else:
+        typer.echo(_printed(form, modbus[0].base, window_ms), nl=False)
     return 0
 
 
-def _sinks(line: Config, where: str, name: str) -> dict[str, PlcSink]:
-    found = {one.name: one for one in line.sinks if one.kind == "plc"}
-    if name and name not in found:
-        raise ConfigError(where, [f"it has no PLC sink {name!r} (there are: {', '.join(found) or 'none'})"])
+def _sinks(line: Config, where: str, name: str) -> list[PlcSink | OpcUaSink]:
+    found = [one for one in line.sinks if one.kind == "plc" or (one.kind == "opcua" and one.handshake)]
+    names = ", ".join(one.name for one in found) or "none"
+    if name and name not in names.split(", "):
+        raise ConfigError(where, [f"it has no PLC sink {name!r} (there are: {names})"])
     if not found:
         raise ConfigError(where, ['it has no PLC sink; add [[sinks]] kind = "plc", or leave the file out'])
-    return {name: found[name]} if name else found
+    return [one for one in found if name in ("", one.name)]
+
+
+def _titled(sink: PlcSink | OpcUaSink, line: Config) -> str:
+    if sink.kind == "opcua":
+        from line_worker.sink.plc.printed import as_nodes
+
+        return f"## {sink.name}: OPC UA, opc.tcp://{sink.host}:{sink.port}\n\n{as_nodes(line.line.name)}\n"
+    where = f"Modbus TCP, {sink.mode}, {sink.host}:{sink.port}, unit {sink.unit}"
+    return f"## {sink.name}: {where}\n\n{_printed('table', sink.base)}"
 
 
 def _printed(form: Format, base: int, window_ms: int = 500) -> str:

@@ -20,6 +20,7 @@ from line_worker.config_rules import Checks, LineRules
 from line_worker.config_section import Name
 from line_worker.config_section import Section as Section
 from line_worker.config_sinks import LogSink as LogSink
+from line_worker.config_sinks import OpcUaSink as OpcUaSink
 from line_worker.config_sinks import PlcSink as PlcSink
 from line_worker.config_sinks import RecordSink as RecordSink
 from line_worker.config_sinks import ShadowSink as ShadowSink
@@ -271,6 +272,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "synthetic": SyntheticSource,
     "replay": ReplaySource,
     "plc": PlcSink,
+    "opcua": OpcUaSink,
     "store": StoreSink,
     "log": LogSink,
     "record": RecordSink,

@@ -1,4 +1,4 @@
-"""Whether two PLC sinks get into each other's way: one port for two servers, or two maps in one PLC's registers."""
+"""Whether two sinks get into each other's way: one port for two servers, or two maps in one PLC's registers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from line_worker.config_sinks import PlcSink
+from line_worker.config_sinks import OpcUaSink, PlcSink
 
 MAP_SIZE = 71  # registers of one map; the sink's own table is checked against this
-_KEYS = ("mode", "host", "port", "unit", "base")
+_KINDS: dict[str, type[PlcSink | OpcUaSink]] = {"plc": PlcSink, "opcua": OpcUaSink}
+_KEYS = ("host", "port", "mode", "unit", "base")
 
 
 def clashes(sinks: list[dict[str, Any]]) -> list[str]:
     """Return what is wrong between the PLC sinks among `sinks`, the tables of line.toml."""
-    plcs = [_settings(sink) for sink in sinks if sink.get("kind") == "plc"]
+    plcs = [_settings(sink) for sink in sinks if sink.get("kind") in _KINDS]
     return [problem for one, other in combinations(plcs, 2) for problem in _between(one, other)]
 
 
 def _settings(sink: dict[str, Any]) -> dict[str, Any]:
-    defaults = {key: PlcSink.model_fields[key].default for key in _KEYS}
-    return defaults | {"name": sink.get("name", "plc")} | {key: sink[key] for key in _KEYS if key in sink}
+    fields = _KINDS[sink["kind"]].model_fields
+    defaults = {"mode": "server"} | {key: fields[key].default for key in ("name", *_KEYS) if key in fields}
+    return defaults | {key: sink[key] for key in ("name", *_KEYS) if key in sink}
 
 
 def _between(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:

@@ -1,11 +1,14 @@
-"""What of line.toml says where outcomes go, a table for each kind of sink."""
+"""What of line.toml says where outcomes go, a table for each kind of sink.
+
+A `durable` sink is owed every outcome until it has acknowledged it; the others get it once, while it is of use.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from line_worker.config_section import Name, Section
 
@@ -15,6 +18,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class PlcSink(Section):
     """Modbus TCP: as `server` the PLC polls us, as `client` we write to the PLC at `host`."""
 
+    durable: ClassVar[bool] = False
     kind: Literal["plc"]
     name: Name = "plc"
     mode: Literal["server", "client"] = "server"
@@ -27,9 +31,33 @@ class PlcSink(Section):
     simulate: bool = False  # start the simulated PLC beside the line
 
 
+class OpcUaSink(Section):
+    """An OPC UA server: OPC 40100 results for the plant and, with a handshake, the register table for one PLC."""
+
+    durable: ClassVar[bool] = False
+    kind: Literal["opcua"]
+    name: Name = "opcua"
+    host: str = "127.0.0.1"
+    port: Port = 4840
+    handshake: bool = True  # a PLC decides by it: the line does not run until that PLC has synchronised
+    plc_heartbeat_ms: PositiveFloat = 1000.0
+    queue: int = Field(default=8, ge=1, le=64)
+    certificate: Path | None = None  # with it everything is encrypted; without it nothing is
+    private_key: Path | None = None
+    trusted: Path | None = None  # folder: certificates of the clients that may come in
+
+    @model_validator(mode="after")
+    def _complete(self) -> OpcUaSink:
+        given = [name for name in ("certificate", "private_key", "trusted") if getattr(self, name) is not None]
+        if len(given) in (1, 2):
+            raise ValueError(f"certificate, private_key and trusted go together; given: {', '.join(given)}")
+        return self
+
+
 class StoreSink(Section):
     """Outcomes in SQLite, crops and overlays as files under a quota, oldest dropped first."""
 
+    durable: ClassVar[bool] = True
     kind: Literal["store"]
     name: Name = "store"
     path: Path | None = None  # default: `store` in the line's data folder
@@ -39,6 +67,7 @@ class StoreSink(Section):
 class LogSink(Section):
     """Outcomes as JSON lines, to a file or to standard output."""
 
+    durable: ClassVar[bool] = True
     kind: Literal["log"]
     name: Name = "log"
     path: Path | None = None
@@ -47,6 +76,7 @@ class LogSink(Section):
 class RecordSink(Section):
     """Frames and outcomes into an MCAP recording."""
 
+    durable: ClassVar[bool] = True
     kind: Literal["record"]
     name: Name = "record"
     path: Path
@@ -56,6 +86,7 @@ class RecordSink(Section):
 class ShadowSink(Section):
     """A second bundle that judges the line's pictures and decides nothing; what it is too slow for, it leaves out."""
 
+    durable: ClassVar[bool] = False
     kind: Literal["shadow"]
     name: Name = "shadow"
     bundle: Path
@@ -66,4 +97,4 @@ class ShadowSink(Section):
     quota_mb: PositiveFloat = 256.0  # pictures of disagreements; the oldest are dropped beyond this
 
 
-Sink = Annotated[PlcSink | StoreSink | LogSink | RecordSink | ShadowSink, Field(discriminator="kind")]
+Sink = Annotated[PlcSink | OpcUaSink | StoreSink | LogSink | RecordSink | ShadowSink, Field(discriminator="kind")]

@@ -155,6 +155,8 @@ def test_every_problem_is_named_at_once() -> None:
         ("cameras.1.name", "top", "cameras: the name 'top' is used twice; every one needs its own"),
         ("sinks.2", {"kind": "plc", "port": 5021}, "sinks: the name 'plc' is used twice; every one needs its own"),
         ("sinks.2", {"kind": "store", "name": "two"}, "sinks: one store is allowed, it owns the crops"),
+        ("sinks.2", {"kind": "opcua", "certificate": "c.der"}, "certificate, private_key and trusted go together"),
+        ("sinks.2", {"kind": "opcua", "port": 5020}, "both use 127.0.0.1:5020, where only one server can listen"),
         ("cameras", [], "cameras: at least one must be given"),
         ("workers", None, "workers"),
     ],

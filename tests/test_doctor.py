@@ -225,6 +225,18 @@ def test_a_port_that_is_taken_is_an_error(tmp_path: Path, taken: int) -> None:
     assert Level.ERROR in [one.level for one in found]
 
 
+def test_an_opc_ua_server_that_others_reach_in_the_clear_is_a_warning(tmp_path: Path, taken: int) -> None:
+    def found(**sink: Any) -> list[Level]:
+        [(_, check)] = ways.plc_checks(station(tmp_path, sinks=[{"kind": "opcua", **sink}]), running=False)
+        return [finding.level for finding in check()]
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        free = listener.getsockname()[1]
+    assert found(port=free) == [Level.OK]
+    assert found(port=taken) == [Level.ERROR]
+    assert found(port=free, host="0.0.0.0") == [Level.OK, Level.WARNING]
+
+
 def test_a_plc_that_does_not_answer_is_an_error(tmp_path: Path, taken: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

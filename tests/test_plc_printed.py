@@ -76,7 +76,8 @@ def test_a_line_has_a_table_for_every_plc_sink(capsys: pytest.CaptureFixture[str
 
 def test_one_of_several_sinks_is_chosen_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     where = line(tmp_path, TWO)
-    assert "several PLC sinks (gate, plc); choose one with --sink" in printed(capsys, where, "--format", "csv", code=3)
+    said = printed(capsys, where, "--format", "csv", code=3)
+    assert "--format csv is for one Modbus sink; choose one with --sink (gate, plc)" in said
     assert "no PLC sink 'door' (there are: plc, gate)" in printed(capsys, where, "--sink", "door", code=3)
     assert printed(capsys, where, "--sink", "gate", "--format", "csv") == as_csv(4000)
 
@@ -114,6 +115,22 @@ def test_maps_side_by_side_are_welcome(capsys: pytest.CaptureFixture[str], tmp_p
     key, value = second.split(" = ")
     other = "".join(f"{key} = {value}\n" for key, value in (settings | {key: value}).items())
     printed(capsys, line(tmp_path, f'{first}[[sinks]]\nkind = "plc"\nname = "b"\n{other}'))
+
+
+def test_an_opc_ua_sink_has_a_node_for_every_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = line(tmp_path, '[[sinks]]\nkind = "opcua"\n[[sinks]]\nkind = "plc"\n')
+    text = printed(capsys, where)
+    assert "## opcua: OPC UA, opc.tcp://127.0.0.1:4840" in text
+    for row in TABLE:
+        assert f"| `nsu=urn:line-worker;s=l/Registers/{row.name}` |" in text
+    assert printed(capsys, where, "--format", "csv") == as_csv()
+
+
+def test_an_opc_ua_server_and_a_modbus_server_need_a_port_each(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where = line(tmp_path, '[[sinks]]\nkind = "opcua"\nport = 5020\n[[sinks]]\nkind = "plc"\n')
+    assert "'opcua' and 'plc' both use 127.0.0.1:5020" in printed(capsys, where, code=3)
 
 
 def test_the_configuration_knows_the_size_of_a_map() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from line_worker.config import PlcSink
+from line_worker.config import OpcUaSink, PlcSink, parse
 from line_worker.sink import Sink
 from line_worker.sink.collect import Collector
 from line_worker.sink.log import Log
@@ -105,7 +107,65 @@ def plc_client(tmp_path: Path) -> Iterator[Bench]:
         yield Bench(sink, lambda: [(b.seq, b.verdict) for b in plc.books if b.received])
 
 
-KINDS = {"collector": collector, "store": store, "log": log, "plc server": plc_server, "plc client": plc_client}
+@contextmanager
+def opcua(tmp_path: Path) -> Iterator[Bench]:
+    pytest.importorskip("asyncua", reason="asyncua is missing: pip install 'line-worker[opcua]'")
+    from line_worker.sink.opcua import OpcUaOutput
+
+    line = {"name": "line-1", "runtime": "run", "data": "data"}
+    camera = {"name": "top", "deadline_ms": 500, "source": {"kind": "synthetic"}}
+    settings = OpcUaSink(kind="opcua", handshake=False).model_copy(update={"port": 0})
+    config = parse({"line": line, "cameras": [camera], "workers": {"bundle": "stub"}})
+    sink = OpcUaOutput(settings, config)
+    taken: Taken = []
+    stop, there = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        asyncio.run(watch(f"opc.tcp://{HOST}:{sink.port}/", taken, there, stop))
+
+    def come() -> None:
+        peer.start()
+        assert there.wait(20)
+
+    peer = threading.Thread(target=listen, name="simulated-client")
+    yield Bench(sink, lambda: list(taken), come)
+    stop.set()
+    if peer.ident is not None:
+        peer.join()
+
+
+async def watch(url: str, taken: Taken, there: threading.Event, stop: threading.Event) -> None:
+    """Subscribe to the newest result of camera `top`, and note each once."""
+    from asyncua import Client, ua
+
+    class Handler:
+        def datachange_notification(self, node: object, result: Any, data: object) -> None:
+            if getattr(result, "MeasId", None) is not None:
+                taken.append((int(result.MeasId.Id), result.ResultContent[0].Value.Value.Value))
+
+    client = Client(url)
+    client.session_timeout = 60_000
+    with suppress(OSError, ua.UaError):  # the server was closed first
+        await client.connect()
+        await client.load_data_type_definitions()
+        own = await client.get_namespace_index("urn:line-worker")
+        subscription = await client.create_subscription(10, Handler())
+        newest = client.get_node(ua.NodeId("line-1/ResultManagement/Results/top", own))
+        await subscription.subscribe_data_change(newest, queuesize=100)
+        there.set()
+        while not stop.is_set():
+            await asyncio.sleep(0.02)
+        await client.disconnect()
+
+
+KINDS = {
+    "collector": collector,
+    "store": store,
+    "log": log,
+    "plc server": plc_server,
+    "plc client": plc_client,
+    "opcua": opcua,
+}
 
 
 @pytest.fixture(params=list(KINDS))
@@ -156,7 +216,10 @@ def test_closing_is_quick_may_be_repeated_and_leaves_no_thread(bench: Bench) -> 
     bench.sink.close()
     assert time.monotonic() - start < 3
     left = set(threading.enumerate()) - before
-    assert {thread.name for thread in left} <= {"simulated-plc"}  # the peer, which knows nothing of this
+    assert {thread.name for thread in left} <= {
+        "simulated-plc",
+        "simulated-client",
+    }  # the peer, which knows nothing of this
 
 
 def test_closing_before_opening_does_nothing(bench: Bench) -> None:

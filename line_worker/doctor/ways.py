@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import socket
 import time
@@ -9,13 +10,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from line_worker.config import PORTS, Camera, Config, PlcSink
+from line_worker.config import PORTS, Camera, Config, OpcUaSink, PlcSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.errors import SinkError, SourceError
 from line_worker.joining import is_away
 from line_worker.sink.plc.client import RegisterClient
 from line_worker.source import Captured, Source, make_source
 from line_worker.verdicts import Reason
+from line_worker.wire.hosts import is_loopback
 
 FRAME_S = 5.0  # how long a source may take for its first frame once it is open
 REACH_S = 3.0
@@ -100,6 +102,8 @@ def plc_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]]:
     for sink in config.sinks:
         if isinstance(sink, PlcSink):
             yield f"sink {sink.name}", partial(check_plc, sink, running=running)
+        if isinstance(sink, OpcUaSink):
+            yield f"sink {sink.name}", partial(check_opcua, sink, running=running)
 
 
 def check_plc(sink: PlcSink, *, running: bool) -> Iterator[Finding]:
@@ -111,6 +115,20 @@ def check_plc(sink: PlcSink, *, running: bool) -> Iterator[Finding]:
         yield _answers(what, sink)
     else:
         yield _free(what, sink.host, sink.port, f"{'the simulated PLC' if sink.simulate else 'the PLC'} needs it")
+
+
+def check_opcua(sink: OpcUaSink, *, running: bool) -> Iterator[Finding]:
+    """The server's library is installed, its port is free, and what other hosts reach is encrypted."""
+    what = f"sink {sink.name}"
+    if importlib.util.find_spec("asyncua") is None:
+        yield error(what, "asyncua is not installed: nothing is served", "pip install line-worker[opcua]")
+    if running:
+        yield ok(what, f"not tried: the running line has {sink.host}:{sink.port}")
+    else:
+        yield _free(what, sink.host, sink.port, "OPC UA clients need it")
+    if not is_loopback(sink.host) and sink.certificate is None:
+        advice = "set certificate, private_key and trusted where the clients can use them"
+        yield warning(what, "other hosts reach it, and nothing is encrypted or signed", advice)
 
 
 def _answers(what: str, sink: PlcSink) -> Finding:

@@ -84,6 +84,10 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
         from line_worker.sink.plc import PlcOutput
 
         return PlcOutput(sink)
+    if sink.kind == "opcua":
+        from line_worker.sink.opcua import OpcUaOutput
+
+        return OpcUaOutput(sink, config)
     if sink.kind == "store":
         from line_worker.sink.store import Store
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from line_worker.config import PlcSink
+from line_worker.config import OpcUaSink, PlcSink
 from line_worker.sink import QuietSink
 from line_worker.sink.plc.handshake import Handshake
 from line_worker.sink.plc.registers import Plc, decode
@@ -33,7 +33,7 @@ class PlcOutput(QuietSink):
 
     durable = False
 
-    def __init__(self, sink: PlcSink) -> None:
+    def __init__(self, sink: PlcSink | OpcUaSink) -> None:
         self._sink = sink
         self._lock = threading.Lock()  # the handshake is used by the runner's thread and by the link's
         session = 1 + secrets.randbelow(0xFFFF)
@@ -59,6 +59,7 @@ class PlcOutput(QuietSink):
         """
         from line_worker.sink.plc.modes import MODES  # Modbus is imported by those who speak it
 
+        assert isinstance(self._sink, PlcSink)
         mode = MODES[self._sink.mode](self._sink, self)
         mode.open()
         self._mode = mode

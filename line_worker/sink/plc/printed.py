@@ -1,4 +1,4 @@
-"""The register table on paper: as documentation (Markdown), and as CSV for the PLC programmer's tag import."""
+"""The register table on paper: as documentation (Markdown), as CSV for the PLC's tag import, as OPC UA nodes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import io
 from line_worker.sink.plc.registers import CODES, TABLE, Code, Row
 
 REFERENCE = 400_001  # how many PLCs number holding registers: address 0 is 400001
+NAMESPACE = "nsu=urn:line-worker"
+_UA_TYPES = {"u16": "UInt16", "u32": "UInt32", "f32": "Float"}
 COLUMNS = ("name", "address", "reference", "registers", "type", "direction", "codes", "meaning")
 
 
@@ -20,6 +22,15 @@ def as_markdown(base: int = 0) -> str:
         lines.append(f"| {address} | `{row.name}` | {row.width} | {row.kind} | {row.direction} | {row.meaning} |")
     named = (f"- `{name}`: {', '.join(f'{value} {word}' for value, word in codes(name))}" for name in CODES)
     return "\n".join([*lines, "", *named])
+
+
+def as_nodes(line: str) -> str:
+    """Return the table as the OPC UA sink of `line` serves it, a node for each row, as Markdown."""
+    lines = ["| node | type | direction | meaning |", "|---|---|---|---|"]
+    for row in TABLE:
+        kind = _UA_TYPES.get(row.kind, "String")
+        lines.append(f"| `{NAMESPACE};s={line}/Registers/{row.name}` | {kind} | {row.direction} | {row.meaning} |")
+    return "\n".join(lines)
 
 
 def as_csv(base: int = 0) -> str:

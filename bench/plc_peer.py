@@ -1,0 +1,83 @@
+"""The PLC of `bench plc`, a process: polls, says what it sees and when, acknowledges; ends with its standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import sys
+import time
+from dataclasses import replace
+
+from line_worker.sink.plc.client import RegisterClient
+from line_worker.sink.plc.registers import FROM_PLC, RESULT_AT, STOP_AT, TO_PLC, Plc, Result, Station, decode, encode
+
+BEAT_S = 0.1
+
+
+class Eyes:
+    """What the PLC has seen; `look` returns what it writes, None when it has nothing to say."""
+
+    def __init__(self) -> None:
+        self._plc, self._beat_at, self._toggle = Plc(), 0.0, 0
+        self.seen: list[tuple[int, float]] = []  # told at the end: printing takes time
+
+    def look(self, sync: int, toggle: int, seq: int, now: float) -> Plc | None:
+        """Take what was read at `now`."""
+        before = self._plc
+        if sync != self._plc.sync_echo:
+            self._plc, self._toggle = replace(self._plc, sync_echo=sync), toggle
+        elif toggle != self._toggle:
+            self.seen.append((seq, now))
+            self._toggle = toggle
+            self._plc = replace(self._plc, ack_seq=seq, ack_toggle=toggle)
+        if now - self._beat_at > BEAT_S:
+            self._beat_at = now
+            self._plc = replace(self._plc, plc_heartbeat=(self._plc.plc_heartbeat + 1) & 0xFFFF)
+        return None if self._plc == before else self._plc
+
+
+def stopped() -> bool:
+    """Whether the bench has closed our standard input."""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
+
+
+def modbus(port: int) -> Eyes:
+    """Poll with one Modbus request after the other."""
+    client, eyes = RegisterClient("127.0.0.1", port, 1, 0), Eyes()
+    while not stopped():
+        words = client.read(TO_PLC)
+        now = time.monotonic()
+        station, result = decode(Station, words[:RESULT_AT]), decode(Result, words[RESULT_AT:STOP_AT])
+        told = eyes.look(station.sync, result.toggle, result.seq, now)
+        if told is not None:
+            client.write(FROM_PLC.start, encode(told))
+    client.close()
+    return eyes
+
+
+async def opcua(port: int) -> Eyes:
+    """Poll with one OPC UA read after the other."""
+    from asyncua import Client, ua
+
+    kinds = {"ack_seq": ua.VariantType.UInt32, "triggers": ua.VariantType.UInt32}
+    eyes = Eyes()
+    client = Client(f"opc.tcp://127.0.0.1:{port}/")
+    client.session_timeout = 60_000
+    async with client:
+        own = await client.get_namespace_index("urn:line-worker")
+        wanted = [client.get_node(ua.NodeId(f"bench/Registers/{n}", own)) for n in ("sync", "toggle", "seq")]
+        names = list(Plc.__dataclass_fields__)
+        ours = [client.get_node(ua.NodeId(f"bench/Registers/{name}", own)) for name in names]
+        while not stopped():
+            sync, toggle, seq = await client.read_values(wanted)
+            told = eyes.look(sync, toggle, seq, time.monotonic())
+            if told is not None:
+                values = [ua.Variant(getattr(told, n), kinds.get(n, ua.VariantType.UInt16)) for n in names]
+                await client.write_values(ours, [ua.DataValue(value) for value in values])
+    return eyes
+
+
+if __name__ == "__main__":
+    way, place = sys.argv[1], int(sys.argv[2])
+    found = modbus(place) if way == "modbus" else asyncio.run(opcua(place))
+    print("\n".join(f"{seq} {at}" for seq, at in found.seen))
