@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,8 @@ import zmq
 
 from line_worker.errors import AlreadyRunning, DecodeError, WireError
 from line_worker.wire import messages as m
-from line_worker.wire.links import CROPS, FRAMES, SLACK_BYTES, WORK, endpoint
+from line_worker.wire.folding import fold, unfold
+from line_worker.wire.links import CROPS, FRAMES, OUTCOMES, SLACK_BYTES, WORK, endpoint
 from line_worker.wire.sockets import Channel, Received, Wire
 
 Open = Callable[..., Wire]
@@ -97,6 +100,65 @@ def test_large_pictures_travel_whole_and_larger_ones_than_agreed_do_not(open_wir
     assert receive(hub, bound, seconds=0.3) == [], "its connection is cut"
     send(channel, m.Crop(key, "small", b"x"))
     assert len(receive(hub, bound)) == 1, "and made again"
+
+
+def test_the_largest_picture_also_travels_from_the_hub(open_wire: Open) -> None:
+    hub, peer = open_wire(1_000_000), open_wire(1_000_000)
+    bound, channel = hub.bind(WORK), peer.connect(WORK, "worker")
+    send(channel, m.WorkerBye(1))
+    [hello] = receive(hub, bound)
+    frame = m.Frame(m.FrameKey("l", "c", 1, 1), 0.0, 1.0, (1000, 1000), "uint8", "gray", 0, "inline")
+    lease = m.Lease(1, 1, 1.0, frame, os.urandom(1_000_000))
+    assert bound.send(lease, hello.peer)
+    assert [r.message for r in receive(peer, channel)] == [lease]
+
+
+FAR_END = """
+import sys, time
+from pathlib import Path
+from line_worker.wire import messages as m
+from line_worker.wire.links import OUTCOMES
+from line_worker.wire.sockets import Wire
+channel = Wire(Path(sys.argv[1])).connect(OUTCOMES, "slow")
+channel.wait_to_send(10_000)
+channel.send(m.SinkHello("slow", False, True))
+seen = 0
+while seen < 10:
+    seen += len(list(channel.receive(10)))
+print("reading", flush=True)
+sys.stdin.readline()
+print(seen + len(list(channel.receive(1000))))
+"""
+
+
+def test_a_slow_reader_outlives_a_hub_that_goes_away(short_path: Path) -> None:
+    """libzmq would abort it between two parts of a message."""
+    hub = Wire(short_path)
+    bound = hub.bind(OUTCOMES)
+    command = [sys.executable, "-c", FAR_END, str(short_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as far:
+        assert far.stdin
+        assert far.stdout
+        [hello] = receive(hub, bound, seconds=20)
+        tap = m.Tap(m.Frame(m.FrameKey("l", "c", 1, 1), 0.0, 1.0, (1, 1), "uint8", "gray", 0, "inline"), b"x")
+        for _ in range(400):
+            assert bound.send(tap, hello.peer)
+        assert far.stdout.readline() == "reading\n"
+        time.sleep(0.5)  # the others are on their way into its queue
+        hub.close(flush_s=0.5)
+        time.sleep(0.5)
+        seen, _ = far.communicate("\n", timeout=20)
+    assert far.returncode == 0
+    assert 10 < int(seen) <= 400
+
+
+@pytest.mark.parametrize("parts", [[b"one"], [b"", b""], [b"head", b"body", bytes(1000)]])
+def test_parts_are_folded_and_unfolded(parts: list[bytes]) -> None:
+    folded = fold(parts)
+    assert unfold(folded) == parts
+    for odd in (b"", folded[:-1], folded + b"x", b"\x00" + folded[1:], b"\xff" + folded[1:], folded[:3]):
+        with pytest.raises(DecodeError):
+            unfold(odd)
 
 
 def test_what_cannot_be_decoded_arrives_as_an_error_beside_its_peer(short_path: Path) -> None:

@@ -18,6 +18,7 @@ import zmq
 
 from line_worker.errors import DecodeError, WireError
 from line_worker.wire.curve import REFUSED, Gate, Monitor
+from line_worker.wire.folding import fold, unfold
 from line_worker.wire.hosts import is_here
 from line_worker.wire.links import SLACK_BYTES, Link
 from line_worker.wire.messages import Frame, Message, damaged_frame, from_parts, to_parts
@@ -48,11 +49,13 @@ class Channel:
 
     def __init__(self, link: Link, socket: zmq.Socket[bytes], routed: bool) -> None:
         self.link, self.socket, self._routed = link, socket, routed
+        self._folded = not (routed or link.lossy)  # what the binding end of a link sends back
         self._muted: dict[bytes, None] = {}
 
     def send(self, message: Message, to: bytes = b"") -> bool:
         """Queue `message` (for peer `to` on a binding end); False when the peer is gone or its queue is full."""
-        return self.send_parts([to, *to_parts(message)] if self._routed else to_parts(message))
+        parts = to_parts(message)
+        return self.send_parts([to, fold(parts)] if self._routed else parts)
 
     def wait_to_send(self, timeout_ms: int) -> bool:
         """Wait until something may be sent, that is until the other side is there."""
@@ -79,7 +82,7 @@ class Channel:
             left -= sum(map(len, body))
             if body and peer not in self._muted:
                 try:
-                    yield Received(peer, from_parts(body), away)
+                    yield Received(peer, from_parts(unfold(body[0]) if self._folded else body), away)
                 except DecodeError as error:
                     yield Received(peer, error, away, damaged_frame(body))
             if left < 0:

@@ -6,8 +6,9 @@ On the wire a message is two or three parts:
     1  msgpack body (see `codec`)
     2  pixels, only for messages with a `pixels` field (may be empty)
 
-`to_parts` and `from_parts` are inverse; anything else is one `DecodeError`. No clock is compared across hosts: a
-message carries ages and remaining times, never points in time (`Outcome.wall` is for the record only).
+`to_parts` and `from_parts` are inverse; anything else is one `DecodeError`. On their way from the hub the parts are
+folded into one (see `folding`). No clock is compared across hosts: a message carries ages and remaining times, never
+points in time (`Outcome.wall` is for the record only).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from line_worker.wire.header import FrameKey as FrameKey
 from line_worker.wire.header import counted
 from line_worker.wire.header import without_picture as without_picture
 
-VERSION = 2  # 2: p-values in Result and Outcome
+VERSION = 3  # 2: p-values in Result and Outcome; 3: folded on their way from the hub
 
 
 # ---- source -> hub -> worker -----------------------------------------------------------------------------------------
