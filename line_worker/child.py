@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from line_worker.config import Config, PlcSink
+from line_worker.config import Config, PlcSink, ShadowSink, Sink
 
 BACKOFF_S = (0.1, 5.0)
 
@@ -35,6 +35,7 @@ class Child:
     finished: bool = False
     grown: str = ""  # by what, in words: it asks for another one beside it
     succeeded: bool = False  # another one has been started in its place
+    gives_way: bool = False  # it decides nothing and runs when others idle: on a busy host it may not even hear us
 
     @property
     def running(self) -> bool:
@@ -43,11 +44,14 @@ class Child:
 
     @property
     def ended_well(self) -> bool:
-        """Whether its process was never started, or has ended in good order (one still starting has no order)."""
+        """Whether its process was never started, or has ended in good order.
+
+        One still starting has no order; one that gives way may not have got the processor to end in any.
+        """
         if self.process is None:
             return True
         code = self.process.poll()
-        return code == 0 or (code == -signal.SIGTERM and not self.ready)
+        return code == 0 or (code == -signal.SIGTERM and not self.ready) or (code == -signal.SIGKILL and self.gives_way)
 
     def hear(self, text: str, now: float) -> None:
         """Take what it has said (sd_notify's words)."""
@@ -79,12 +83,17 @@ def children_of(config: Config, path: Path, module: str = ROLE_MODULE) -> list[C
     def child(role: str, name: str = "") -> Child:
         return child_of(path, module, role, name)
 
+    def sink(sink: Sink) -> Child:
+        found = child("sink", sink.name)
+        found.gives_way = isinstance(sink, ShadowSink) and sink.give_way
+        return found
+
     twins = [_simulated_plc(sink, config) for sink in config.sinks if isinstance(sink, PlcSink) and sink.simulate]
     return [
         *(child("source", camera.name) for camera in config.cameras),
         *(child("worker", str(n)) for n in range(config.workers.count)),
         *twins,
-        *(child("sink", sink.name) for sink in config.sinks),
+        *(sink(one) for one in config.sinks),
         child("hub"),
     ]
 

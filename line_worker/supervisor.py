@@ -33,6 +33,8 @@ log = structlog.get_logger()
 STEADY_S = 30.0  # a child that ran this long starts again without backoff
 START_S = 180.0  # import, warm-up and self-test may take this long
 SILENT_S = {"hub": 2.0, "source": 30.0, "worker": 20.0, "sink": 20.0, "twin": float("inf")}
+GIVES_WAY_S = 600.0  # one that runs when others idle may be silent for so long: killed, it would only begin anew
+YIELDED_S = 5.0  # for one of these to stop: the line must not wait for what decides nothing
 PAUSED_S = 1.0  # a supervisor that was itself stopped for so long has not heard what its children said
 HUB_STARTS = 6  # a hub that refuses to start (exit code 3) so often in a row will not
 ORDER = ("source", "hub", "worker", "sink", "twin")  # of stopping
@@ -164,7 +166,7 @@ class Supervisor:
         assert child.process is not None
         code = child.process.poll()
         if code is None:
-            limit = SILENT_S[child.role] if child.ready else START_S
+            limit = GIVES_WAY_S if child.gives_way else SILENT_S[child.role] if child.ready else START_S
             if now - child.heard > limit:
                 log.error("child is silent: killed", child=child.name, silent_s=round(now - child.heard, 1))
                 child.kill()
@@ -209,13 +211,14 @@ class Supervisor:
             if child.process is not None and child.running:
                 child.process.terminate()
         longest = max(c.deadline_ms for c in self.config.cameras) / 1000
-        until = time.monotonic() + min(longest, self.config.line.stop_s) + self.config.line.stop_s + 5.0
-        while any(child.running for child in children) and time.monotonic() < until:
+        begun, patience_s = time.monotonic(), min(longest, self.config.line.stop_s) + self.config.line.stop_s + 5.0
+        limits = {child.name: min(patience_s, YIELDED_S) if child.gives_way else patience_s for child in children}
+        while any(c.running and time.monotonic() - begun < limits[c.name] for c in children):
             on_turn()
             self._listen(0.02)
         for child in children:
             if child.running:
-                log.error("child does not stop: killed", child=child.name)
+                (log.warning if child.gives_way else log.error)("child does not stop: killed", child=child.name)
                 child.kill()
         return all(child.ended_well for child in children)
 
