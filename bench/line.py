@@ -71,7 +71,7 @@ def measure(load: Load) -> Measured:
     with tempfile.TemporaryDirectory(prefix="lw-bench-") as folder:
         config = line_config(load, Path(folder))
         rehearsal = Rehearsal(config, Path(folder) / "line.log")
-        rehearsal.run()
+        rehearsal.run(seconds=load.seconds if load.folder else None)  # a folder is shown again and again
         return summarise(load, rehearsal.watcher.outcomes, rehearsal.watcher.elapsed_ms)
 
 

@@ -8,9 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.line import Load, knee, measure, quantiles
+from line_worker.images import save_png
 
 SMALL = Load(rate=50, seconds=1, width=320, height=240)
 
@@ -21,6 +23,14 @@ def test_every_part_of_an_easy_load_is_decided_in_time() -> None:
     assert run.in_time
     assert 0 < run.elapsed_ms["p50"] <= run.elapsed_ms["p99"] <= run.elapsed_ms["max"]
     assert run.rate == pytest.approx(50, rel=0.1)
+
+
+def test_a_folder_is_shown_again_and_again_until_the_time_is_over(tmp_path: Path) -> None:
+    save_png(tmp_path / "one.png", np.full((240, 320), 90, np.uint8))
+    run = measure(replace(SMALL, folder=str(tmp_path), seconds=1.5))
+    assert run.lost == 0
+    assert 25 <= run.counts["PASS"] <= 100
+    assert run.counts == {"PASS": run.parts}
 
 
 def test_waiting_counts_when_the_line_is_too_slow() -> None:
