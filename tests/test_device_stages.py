@@ -11,8 +11,8 @@ from line_worker.source.drawing import draw_part
 from line_worker.verdicts import Reason
 from line_worker.vision import background, locate, score
 from line_worker.vision.canonical import divide_background, straighten
+from line_worker.vision.deciding import Deciding
 from line_worker.vision.device import regions, statistics
-from line_worker.vision.device.deciding import Deciding
 from line_worker.vision.device.light import Fit, light, terms_over
 from line_worker.vision.device.locating import Locating
 from line_worker.vision.device.pictures import Blur, Steepness

@@ -35,12 +35,17 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C', H', W')."""
-        if self.after:
-            x = functional.pad(x, (self.before, self.after, self.before, self.after))
         if _fuses(x):
-            return self._fused(x)
-        y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
+            return self._fused(self._padded(x))
+        y = functional.conv2d(self._padded(x), self.weight, self.bias, self.stride, self.padding, 1, self.groups)
         return functional.hardtanh(y, 0.0, 6.0) if self.active else y
+
+    def filtered(self, x: Tensor) -> Tensor:
+        """Return the same without bias and activation."""
+        return functional.conv2d(self._padded(x), self.weight, None, self.stride, self.padding, 1, self.groups)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return functional.pad(x, (self.before, self.after, self.before, self.after)) if self.after else x
 
     def _fused(self, x: Tensor) -> Tensor:
         """Return the same to rounding, in half the time: the activation is applied while the output is cached.

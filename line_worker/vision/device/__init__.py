@@ -15,7 +15,7 @@ aiming        sub-pixel pose against a template
 posing        directions by polar correlation, refinement, whether the pose can be trusted
 placing       which of these a bundle needs, and the canonical picture
 seeing        exposure, clipping, focus
-deciding      error maps to a score
+blocks        the backbone, with fewer passes over its maps
 pipeline      all of it, and what comes down
 graph         what only CUDA has
 """

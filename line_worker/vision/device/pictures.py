@@ -36,8 +36,8 @@ class Blur(nn.Module):
         """Return the same shape."""
         reach = len(self.taps) // 2
         planes = functional.pad(_planes(x), (reach,) * 4, mode="reflect")
-        across = functional.conv2d(planes, self.taps.view(1, 1, 1, -1))
-        blurred = functional.conv2d(across, self.taps.view(1, 1, -1, 1)).view(x.shape)
+        across = filtered(planes, self.taps.view(1, 1, 1, -1))
+        blurred = filtered(across, self.taps.view(1, 1, -1, 1)).view(x.shape)
         return rounded(blurred) if self.whole else blurred
 
 
@@ -54,29 +54,50 @@ class Steepness(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the same shape."""
         planes = functional.pad(_planes(x), (1,) * 4, mode="reflect")
-        return functional.conv2d(planes, self.kernels).square().sum(1).sqrt().view(x.shape)
+        slopes = filtered(planes, self.kernels).view(*x.shape[:2], 2, *x.shape[2:])
+        return slopes.square().sum(2).sqrt()
 
 
 def _planes(x: Tensor) -> Tensor:
-    return x.reshape(-1, 1, x.shape[-2], x.shape[-1])
+    return x.reshape(1, -1, x.shape[-2], x.shape[-1])
 
 
-def sample(pictures: Tensor, points: Tensor, matrices: Tensor, continued: bool = False) -> Tensor:
-    """Return pictures (B, C, h, w) where float64 matrices (B, K, 2, 3) lay the points (n, 3), x, y, 1: (B, C, K, n).
+def filtered(planes: Tensor, kernels: Tensor) -> Tensor:
+    """Return planes (1, P, h, w), each filtered by all kernels (K, 1, kh, kw): (1, P K, ...), without padding.
 
-    Bilinear; outside, pictures are 0, or with `continued` what their edge is. Pixel centres are at whole numbers.
+    As channels of one picture: as so many pictures of one channel they would take several times as long.
     """
-    height, width = pictures.shape[-2:]
-    across, down = matrices[..., 0, :] * (2 / width), matrices[..., 1, :] * (2 / height)  # to -1..1 over the picture
-    to = torch.stack([across, down], -1) + _corner(width, height, matrices)
-    beyond = "border" if continued else "zeros"
-    return functional.grid_sample(pictures, points @ to.float(), "bilinear", beyond, align_corners=False)
+    count = planes.shape[1]
+    return functional.conv2d(planes, kernels.repeat(count, 1, 1, 1), groups=count)
 
 
-def _corner(width: int, height: int, like: Tensor) -> Tensor:
-    """Return (3, 2): what brings the middle of the first pixel, at 0, to half a pixel from -1."""
-    last = torch.arange(3, dtype=like.dtype, device=like.device)[:, None] == 2
-    return torch.cat([last * (1 / width - 1), last * (1 / height - 1)], 1)
+class Reading(nn.Module):
+    """Pictures (B, C, h, w) of `size`, read where float64 matrices (B, K, 2, 3) lay points (n, 2): (B, C, K, n).
+
+    Bilinear; outside, pictures are 0, or with `continued` what their edge is. Matrices lead to image pixels; scale:
+    picture pixels per image pixel, (x, y). Pixel centres are at whole numbers.
+    """
+
+    points: Tensor
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(
+        self, points: Tensor, size: tuple[int, int], scale: tuple[float, float], continued: bool = False
+    ) -> None:
+        super().__init__()
+        self.beyond = "border" if continued else "zeros"
+        # grid_sample wants -1..1 from edge to edge: X -> ((X + 0.5) scale) 2 / width - 1
+        share = torch.tensor([scale[0] / size[1], scale[1] / size[0]], dtype=torch.float64)[:, None]
+        self.register_buffer("points", homogeneous(points))
+        self.register_buffer("gain", 2 * share)
+        self.register_buffer("offset", torch.cat([torch.zeros(2, 2), share - 1], 1))
+
+    def forward(self, pictures: Tensor, matrices: Tensor) -> Tensor:
+        """Return what is seen at the points."""
+        to = torch.addcmul(self.offset, matrices, self.gain).float()
+        grid = self.points @ to.transpose(-1, -2)
+        return functional.grid_sample(pictures, grid, "bilinear", self.beyond, align_corners=False)
 
 
 def homogeneous(points: Tensor) -> Tensor:

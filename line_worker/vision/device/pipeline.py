@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from line_worker.verdicts import Reason
 from line_worker.vision.adaptive import texture
+from line_worker.vision.deciding import Deciding
 from line_worker.vision.deep import Deep
-from line_worker.vision.device.deciding import Deciding
+from line_worker.vision.device.blocks import Blocks
 from line_worker.vision.device.placing import Rectified, rectifying
 from line_worker.vision.device.seeing import Seeing
 from line_worker.vision.rectify import Rectifier
@@ -83,7 +84,7 @@ class Pipeline(nn.Module):
         super().__init__()
         self.rectifying = rectifying(rectifier)
         self.seeing = None if standard.commissioned is None else Seeing(rectifier, standard.commissioned)
-        self.deep = copy.deepcopy(deep)
+        self.deep, self.size = copy.deepcopy(deep), rectifier.size
         self.deciding, self.adaptive = Deciding(standard), standard.adaptive
         rows, cols = standard.zones.mask.shape
         self.packing = Packing(len(standard.zones.mu), (rows, cols), standard.adaptive is not None)
@@ -95,11 +96,9 @@ class Pipeline(nn.Module):
         return self
 
     def lower(self, dtype: torch.dtype) -> None:
-        """Let the backbone compute in `dtype`; what it is given and what is made of its maps stays float32."""
-        backbone = self.deep.features.backbone
-        for stage in (backbone.stem, backbone.gray, backbone.blocks):
-            if stage is not None:
-                stage.to(dtype)
+        """Let the backbone compute in `dtype`, as GPUs like it; what it is given and made of its maps stays float32."""
+        features = self.deep.features
+        features.add_module("backbone", Blocks(features.backbone, dtype, self.size))
 
     @torch.inference_mode()
     def forward(self, images: Tensor, lap: Lap = lambda stage: None) -> Tensor:

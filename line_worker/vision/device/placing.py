@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from line_worker.verdicts import Reason
 from line_worker.vision.background import LEVELS, small_size
 from line_worker.vision.device.locating import Locating, Seen, Segmenting
-from line_worker.vision.device.posing import Placed, Placing, Views, canonical_matrices
+from line_worker.vision.device.posing import Placed, Placing, Views, canonical_frame
 from line_worker.vision.device.resizing import resizing
 from line_worker.vision.device.straightening import Straighten
 from line_worker.vision.frame import Frame
@@ -70,7 +70,7 @@ class Fixed(nn.Module):
     def __init__(self, still: Still) -> None:
         super().__init__()
         self.area = still.area
-        self.register_buffer("pose", torch.tensor([still.pose], dtype=torch.float64))
+        self.register_buffer("pose", torch.from_numpy(still.pose.matrix()))
         self.register_buffer("middle", torch.tensor([limit.centre for limit in still.where], dtype=torch.float64))
         self.register_buffer("slack", torch.tensor([limit.tolerance for limit in still.where], dtype=torch.float64))
 
@@ -78,7 +78,7 @@ class Fixed(nn.Module):
         """Return the fixed pose of every part."""
         there = ((seen.centre - self.middle).abs() <= self.slack).all(1)
         sound = there & ((seen.area - self.area.centre).abs() <= self.area.tolerance)
-        return Placed(self.pose.expand(len(middle), -1), torch.ones_like(seen.area), sound)
+        return Placed(self.pose.expand(len(middle), -1, -1), torch.ones_like(seen.area), sound)
 
 
 class Anywhere(nn.Module):
@@ -87,8 +87,9 @@ class Anywhere(nn.Module):
     def __init__(self, posing: Posing, frame: Frame) -> None:
         super().__init__()
         scales = LOCATE_SIDE / max(frame.shape), FINE_SIDE / max(frame.shape)
-        self.views = Views(posing, small_size(frame.shape, FINE_SIDE), scales, frame.dtype == "uint8")
-        self.placing = Placing(posing, scales)
+        middle = small_size(frame.shape, FINE_SIDE)
+        self.views = Views(posing, middle, scales, frame.dtype == "uint8")
+        self.placing = Placing(posing, (small_size(middle, LOCATE_SIDE), middle), scales)
 
     def forward(self, seen: Seen, middle: Tensor) -> Placed:
         """Return where they lie."""
@@ -101,13 +102,14 @@ class Located(nn.Module):
 
     rim: Tensor
     blank: Tensor
+    canonical: Tensor
 
     def __init__(self, rectifier: Rectifier, placer: Posing | Still) -> None:
         super().__init__()
         frame = rectifier.frame
         dtype = "uint8" if frame.dtype == "uint8" else "float32"  # of gray levels: those of 16 bits are fractions
         middle = small_size(frame.shape, FINE_SIDE)
-        self.frame, self.size, self.scale, self.outside = frame, rectifier.size, rectifier.scale, rectifier.outside
+        self.frame, self.outside = frame, rectifier.outside
         self.middle = resizing(frame.shape, middle, frame.dtype)
         self.small = resizing(middle, small_size(middle, LOCATE_SIDE), dtype)
         self.locating = (
@@ -117,6 +119,7 @@ class Located(nn.Module):
         self.straighten = Straighten(frame, rectifier.size, rectifier.scale)
         self.register_buffer("rim", torch.from_numpy(np.ascontiguousarray(rectifier.rim)))
         self.register_buffer("blank", torch.from_numpy(rectifier.frame_matrix()))
+        self.register_buffer("canonical", canonical_frame(rectifier.size, rectifier.scale))
 
     def forward(self, frames: Tensor, lap: Lap) -> Rectified:
         """Return the canonical pictures; that of a part which is not found is empty background."""
@@ -125,7 +128,7 @@ class Located(nn.Module):
         lap("locate")
         placed: Placed = self.placing(seen, middle)
         lap("pose")
-        matrices = canonical_matrices(placed.poses, self.size, self.scale)
+        matrices = placed.matrices @ self.canonical
         canonical = self.straighten(frames, matrices, seen.surface)
         lap("straighten")
         sound = placed.sound & (self._outside(matrices) <= self.outside)

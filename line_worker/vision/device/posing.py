@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -13,19 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from line_worker.vision.background import FLOOR
-from line_worker.vision.device.aiming import ANGLE, SIZE, Aim, X, Y, correlation, read
+from line_worker.vision.device.aiming import Aim
 from line_worker.vision.device.light import light, terms_over
 from line_worker.vision.device.locating import Seen
-from line_worker.vision.device.pictures import Blur, Steepness, homogeneous
+from line_worker.vision.device.pictures import Blur, Reading, Steepness
 from line_worker.vision.posing import HANDED_SLACK, SIZE_STEPS, Posing
 from line_worker.vision.template import (
     ANGLES,
     BOX_MARGIN,
     COARSE_STEPS,
-    COARSE_TOLERANCE,
     FINE_BLUR,
     FINE_STEPS,
-    FINE_TOLERANCE,
     GATE,
     PEAK_DISTANCE,
     PEAK_DROP,
@@ -39,20 +38,21 @@ from line_worker.vision.template import (
     polar_grid,
 )
 
+FAINT = 1e-7  # variance below which nothing is seen
+
 
 class Placed(NamedTuple):
-    """Poses (B, 4), float64: angle, x, y, 1; how well the template fits there (B,), and whether to trust it (B,)."""
+    """Matrices float64 (B, 2, 3), see aiming; how well the template fits there (B,), and whether to trust it (B,)."""
 
-    poses: Tensor
+    matrices: Tensor
     quality: Tensor
     sound: Tensor
 
 
 class View(NamedTuple):
-    """Located parts prepared for posing: phi, signed, edges (B, 1, h, w); centre float64 (B, 2)."""
+    """Located parts prepared for posing: phi and signed (B, 2, h, w), edges (B, 1, h, w); centre float64 (B, 2)."""
 
-    phi: Tensor
-    signed: Tensor
+    maps: Tensor
     edges: Tensor
     centre: Tensor
 
@@ -79,7 +79,7 @@ class Views(nn.Module):
             ramp = ((seen.deviation - PHI_START * self.threshold) / (PHI_WIDTH * self.threshold)).clamp(0, 1)
         phi = self.soften(ramp[:, None])
         signed = (seen.signed / self.brightest).clamp(-1, 1)[:, None] * phi
-        return View(phi, signed, self._edges(seen, middle), seen.centre)
+        return View(torch.cat([phi, signed], 1), self._edges(seen, middle), seen.centre)
 
     def _edges(self, seen: Seen, middle: Tensor) -> Tensor:
         """Return the saturated gradient magnitude around the parts, 0 elsewhere."""
@@ -110,55 +110,51 @@ class Views(nn.Module):
 
 
 class Search(nn.Module):
-    """The best coarse pose of each part: directions by polar correlation, each refined, the best fit wins."""
+    """The best coarse pose of each part: directions by polar correlation, each refined, the best fit wins.
 
-    points: Tensor
-    values: Tensor
-    weights: Tensor
-    rings: Tensor
+    size: of the maps, (h, w); scale: map pixels per image pixel.
+    """
+
     ring_weights: Tensor
     centroid: Tensor
     spectrum: Tensor
 
-    def __init__(self, coarse: Coarse, scale: float) -> None:
+    def __init__(self, coarse: Coarse, size: tuple[int, int], scale: float) -> None:
         super().__init__()
-        self.scale, self.turns, self.norm = scale, coarse.parameters > 2, coarse.norm
-        self.aim = Aim(coarse.target, scale, COARSE_STEPS, COARSE_TOLERANCE, coarse.parameters)
+        self.turns, self.norm = coarse.parameters > 2, coarse.norm
+        self.aim = Aim(coarse.target, size, scale, COARSE_STEPS, coarse.parameters)
         rings, ring_weights = polar_grid(coarse.radius)
-        self.register_buffer("points", homogeneous(_tensor(coarse.points)))
-        self.register_buffer("values", _tensor(np.stack([coarse.phi, coarse.signed])))
-        self.register_buffer("weights", _tensor(np.stack([coarse.phi_weights, coarse.signed_weights])))
-        self.register_buffer("rings", homogeneous(_tensor(rings.reshape(-1, 2))))
+        self.rings = Reading(_tensor(rings.reshape(-1, 2)), size, (scale, scale))
+        self.part = Reading(_tensor(coarse.points), size, (scale, scale))
+        values, weights = [coarse.phi, coarse.signed], [coarse.phi_weights, coarse.signed_weights]
+        self.likeness = Likeness(_tensor(np.stack(values)), _tensor(np.stack(weights)))
         self.register_buffer("ring_weights", _tensor(ring_weights))
         self.register_buffer("centroid", _tensor(coarse.centroid))
         self.register_buffer("spectrum", _tensor(coarse.spectrum))
 
-    def forward(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
-        """Return poses (B, 1, 4), quality (B,) and handedness (B,)."""
+    def forward(self, view: View) -> tuple[Tensor, Tensor]:
+        """Return poses (B, 1, 2, 3) and handedness (B,)."""
         angles, usable, handedness = self._directions(view)
         poses = self._centred(view, angles)
         rough = torch.where(usable, self.quality(view, poses), -torch.inf)
-        refined = self.aim(view.phi, poses)
+        refined = self.aim(view.maps[:, :1], poses)
         worth = rough >= rough.amax(1, keepdim=True) - PRUNE
         quality = torch.where(worth, self.quality(view, refined), rough)
-        best = quality.argmax(1, keepdim=True)
-        poses = torch.where(worth[..., None], refined, poses).gather(1, best[..., None].expand(-1, -1, 4))
-        return poses, quality.gather(1, best)[:, 0], handedness
+        best = quality.argmax(1)[:, None, None, None].expand(-1, -1, 2, 3)
+        return torch.where(worth[..., None, None], refined, poses).gather(1, best), handedness
 
     def quality(self, view: View, poses: Tensor) -> Tensor:
         """Return (B, K): the mean correlation of phi and of the signed deviation with the template, up to 1."""
-        pairs = zip((view.phi, view.signed), self.values, self.weights, strict=True)
-        fits = [correlation(read(p, self.points, poses, self.scale)[:, 0], v, w) for p, v, w in pairs]
-        return 0.5 * (fits[0] + fits[1])
+        fits: Tensor = self.likeness(self.part(view.maps, poses))
+        return fits.mean(1)
 
     def _directions(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
         """Return angles (B, K), which of them to try (B, K), and how far a mirrored part stays behind (B,)."""
         if not self.turns:
-            none = torch.zeros(len(view.centre), 1, dtype=torch.float64, device=view.centre.device)
+            none = torch.zeros_like(view.centre[:, :1])
             return none, none == 0, none[:, 0]
-        upright = torch.cat([torch.zeros_like(view.centre[:, :1]), view.centre, torch.ones_like(view.centre[:, :1])], 1)
-        both = torch.cat([view.phi, view.signed], 1)
-        rings = read(both, self.rings, upright[:, None], self.scale)[:, :, 0]
+        upright = torch.eye(2, dtype=view.centre.dtype, device=view.centre.device).expand(len(view.centre), 2, 2)
+        rings = self.rings(view.maps, torch.cat([upright, view.centre[..., None]], -1)[:, None])[:, :, 0]
         rings = rings.reshape(*rings.shape[:2], -1, ANGLES) * self.ring_weights
         norm = self.norm * rings.square().sum((1, 2, 3)).sqrt() + 1e-9
         spectrum = torch.fft.rfft(rings, dim=3)
@@ -170,45 +166,75 @@ class Search(nn.Module):
         return angles, usable, direct.amax(1) - mirrored.amax(1)
 
     def _centred(self, view: View, angles: Tensor) -> Tensor:
-        """Return poses (B, K, 4) at `angles` (B, K) around the parts' centres."""
-        c, s, (x, y) = angles.cos(), angles.sin(), self.centroid
-        moved = torch.stack([c * x - s * y, s * x + c * y], -1)
-        return torch.cat([angles[..., None], view.centre[:, None] - moved, torch.ones_like(angles)[..., None]], -1)
+        """Return poses (B, K, 2, 3) at `angles` (B, K) around the parts' centres."""
+        c, s = angles.cos(), angles.sin()
+        turn = torch.stack([c, -s, s, c], -1).view(*angles.shape, 2, 2)
+        return torch.cat([turn, view.centre[:, None, :, None] - turn @ self.centroid[:, None]], -1)
+
+
+class Likeness(nn.Module):
+    """Correlation coefficients (B, C, K) of what is read (B, C, K, n) with values under weights, both (C, n).
+
+    `template.weighted_correlation` by moments, as the values' own are known. Sums, not products of matrices: these take
+    ten times as long when they are so narrow.
+    """
+
+    weights: Tensor
+    weighted: Tensor
+    power: Tensor
+
+    def __init__(self, values: Tensor, weights: Tensor) -> None:
+        super().__init__()
+        weights = weights.double() / weights.double().sum(1, keepdim=True)
+        values = values - (weights * values).sum(1, keepdim=True)
+        self.register_buffer("weights", weights.float()[:, None])
+        self.register_buffer("weighted", (weights * values).float()[:, None])
+        self.register_buffer("power", (weights * values * values).sum(1).float()[:, None])
+
+    def forward(self, read: Tensor) -> Tensor:
+        """Return the coefficients; 0 where nothing is seen."""
+        own = read * self.weights
+        variance = (own * read).sum(-1) - own.sum(-1).square()
+        return (read * self.weighted).sum(-1) / (variance.clamp(min=FAINT) * self.power).sqrt()
 
 
 def _peaks(circular: Tensor) -> tuple[Tensor, Tensor]:
     """Return angles (B, PEAKS), float64, of the highest peaks of (B, ANGLES), and whether each is high enough."""
     left, index = circular, torch.arange(ANGLES, device=circular.device)
-    bar = circular.amax(1) - PEAK_DROP
-    angles, usable = [], []
+    places, heights = [], []
     for _ in range(PEAKS):
-        height, k = left.max(1)
-        before, here, after = (circular.gather(1, (k[:, None] + d) % ANGLES)[:, 0].double() for d in (-1, 0, 1))
-        bend = before - 2 * here + after
-        shift = torch.where(bend < -1e-12, (0.5 * (before - after) / bend).clamp(-0.5, 0.5), 0.0)
-        angles.append((k + shift) * (2 * math.pi / ANGLES))
-        usable.append(height >= bar)
-        apart = (index - k[:, None] + ANGLES // 2) % ANGLES - ANGLES // 2
+        height, k = left.max(1, keepdim=True)
+        apart = (index - (k - ANGLES // 2)) % ANGLES - ANGLES // 2
         left = torch.where(apart.abs() <= PEAK_DISTANCE, -9.0, left)
-    return torch.stack(angles, 1), torch.stack(usable, 1)
+        places.append(k)
+        heights.append(height)
+    k, high = torch.cat(places, 1), torch.cat(heights, 1)
+    before, here, after = (circular.gather(1, (k + d) % ANGLES).double() for d in (-1, 0, 1))
+    bend = before - 2 * here + after
+    shift = torch.where(bend < -1e-12, (0.5 * (before - after) / bend).clamp(-0.5, 0.5), 0.0)
+    return (k + shift) * (2 * math.pi / ANGLES), high >= high[:, :1] - PEAK_DROP
 
 
 class Placing(nn.Module):
-    """Views to Placed: coarse, fine, and held against what good parts showed."""
+    """Views to Placed: coarse, fine, and held against what good parts showed.
 
-    def __init__(self, posing: Posing, scales: tuple[float, float]) -> None:
+    sizes: of the maps and of the edges, (h, w); scales: their pixels per image pixel.
+    """
+
+    def __init__(self, posing: Posing, sizes: Sequence[tuple[int, int]], scales: tuple[float, float]) -> None:
         super().__init__()
         parameters, self.ranges = posing.coarse.parameters, posing.ranges
-        self.search = Search(posing.coarse, scales[0])
-        self.fine = Aim(posing.fine.target, scales[1], FINE_STEPS, FINE_TOLERANCE, parameters)
-        self.size = Aim(posing.coarse.target, scales[0], SIZE_STEPS, COARSE_TOLERANCE, 4)
+        self.search = Search(posing.coarse, sizes[0], scales[0])
+        self.fine = Aim(posing.fine.target, sizes[1], scales[1], FINE_STEPS, parameters)
+        self.size = Aim(posing.coarse.target, sizes[0], scales[0], SIZE_STEPS, 4)
 
     def forward(self, view: View, area: Tensor) -> Placed:
         """Return where the parts lie; `area` (B,) as located."""
-        rough, _, handedness = self.search(view)
+        rough, handedness = self.search(view)
         poses = self.fine(view.edges, rough)
         quality = self.search.quality(view, poses)[:, 0]
-        size = self.size(view.phi, poses)[:, 0, SIZE]
+        sized = self.size(view.maps[:, :1], poses)[:, 0]
+        size = torch.hypot(sized[:, 0, 0], sized[:, 1, 0])
         limits = self.ranges
         sound = (
             (quality >= limits["quality"].low())
@@ -219,12 +245,10 @@ class Placing(nn.Module):
         return Placed(poses[:, 0], quality, sound)
 
 
-def canonical_matrices(poses: Tensor, size: tuple[int, int], scale: float) -> Tensor:
-    """Return float64 (B, 2, 3), canonical pixel (x, y) to image pixel: `canonical.canonical_matrix` of each pose."""
-    c, s = poses[:, ANGLE].cos() / scale, poses[:, ANGLE].sin() / scale
+def canonical_frame(size: tuple[int, int], scale: float) -> Tensor:
+    """Return float64 (3, 3), canonical pixel to what poses lead from; see `canonical.canonical_matrix`."""
     across, down = (size[1] - 1) / 2, (size[0] - 1) / 2
-    x, y = poses[:, X] - (c * across - s * down), poses[:, Y] - (s * across + c * down)
-    return torch.stack([torch.stack([c, -s, x], -1), torch.stack([s, c, y], -1)], 1)
+    return torch.tensor([[1, 0, -across], [0, 1, -down], [0, 0, scale]], dtype=torch.float64) / scale
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:

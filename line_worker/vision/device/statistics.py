@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+DESKS = 64
+
 
 def median(values: Tensor) -> Tensor:
     """Return the median over the last axis; of an even number the mean of the middle two."""
-    ordered, n = values.sort(-1).values, values.shape[-1]
-    return 0.5 * (ordered[..., (n - 1) // 2] + ordered[..., n // 2])
+    n = values.shape[-1]
+    upper = values.kthvalue(n // 2 + 1).values
+    return upper if n % 2 else 0.5 * (values.kthvalue(n // 2).values + upper)
 
 
 def masked_median(values: Tensor, use: Tensor) -> Tensor:
@@ -26,8 +29,13 @@ def solve(normal: Tensor, wanted: Tensor) -> Tensor:
     Gauss and Jordan's elimination: torch.linalg asks the device whether it went well and waits for the answer. A
     singular system gives what is not finite.
     """
-    n = normal.shape[-1]
-    rows, eye = torch.cat([normal, wanted], -1), torch.eye(n, dtype=normal.dtype, device=normal.device)
+    eye = torch.eye(normal.shape[-1], dtype=normal.dtype, device=normal.device)
+    return eliminated(torch.cat([normal, wanted], -1), eye)
+
+
+def eliminated(rows: Tensor, eye: Tensor) -> Tensor:
+    """Return x with normal x = wanted of rows (..., n, n + m): normal and wanted side by side; eye: (n, n)."""
+    n = len(eye)
     for k in range(n):
         pivot = rows[..., k : k + 1, :] / rows[..., k : k + 1, k : k + 1]
         rows = torch.addcmul(rows, rows[..., k : k + 1] - eye[:, k : k + 1], pivot, value=-1)  # row k becomes the pivot
@@ -37,8 +45,11 @@ def solve(normal: Tensor, wanted: Tensor) -> Tensor:
 def otsu(values: Tensor, use: Tensor, levels: float) -> Tensor:
     """Return Otsu's threshold (B,) of values (B, n), quantised to 1 / levels up to 255, where `use` (B, n)."""
     steps = (values * levels).clamp(0, 255).long()  # towards 0, as a cast to 8 bits
-    counts = torch.zeros(len(values), 256, dtype=torch.float64, device=values.device)
-    share = counts.scatter_add(1, steps, use.double())
+    # most pixels have one of few levels: each of DESKS counts for itself, or they would wait in line to be counted
+    desks = torch.arange(values.shape[1], device=values.device) % DESKS
+    counts = torch.zeros(len(values), 256 * DESKS, device=values.device)
+    counts = counts.scatter_add(1, steps * DESKS + desks, use.float())  # whole numbers: exact
+    share = counts.view(-1, 256, DESKS).sum(2).double()
     share = share / share.sum(1, keepdim=True).clamp(min=1)
     level = torch.arange(256, dtype=torch.float64, device=values.device)
     below, moment = share.cumsum(1), (share * level).cumsum(1)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from line_worker.vision.background import FLOOR, LEVELS
 from line_worker.vision.canonical import CELL, averaged
-from line_worker.vision.device.pictures import homogeneous, rounded, sample
+from line_worker.vision.device.pictures import Reading, homogeneous, rounded
 from line_worker.vision.device.resizing import resizing
 from line_worker.vision.frame import Frame
 
@@ -19,7 +19,6 @@ class Straighten(nn.Module):
     scale: canonical pixels per image pixel.
     """
 
-    points: Tensor
     cells: Tensor
 
     def __init__(self, frame: Frame, size: tuple[int, int], scale: float) -> None:
@@ -27,9 +26,9 @@ class Straighten(nn.Module):
         self.frame, self.size = frame, size
         smaller = averaged(frame.shape, 1 / scale)
         self.average = resizing(frame.shape, smaller, frame.dtype)
-        self.factors = smaller[1] / frame.shape[1], smaller[0] / frame.shape[0]
-        self.register_buffer("points", _laid_out(size, 1))
-        self.register_buffer("cells", _laid_out(size, CELL))
+        factors = smaller[1] / frame.shape[1], smaller[0] / frame.shape[0]
+        self.reading = Reading(_laid_out(size, 1), smaller, factors, continued=True)
+        self.register_buffer("cells", homogeneous(_laid_out(size, CELL)))
 
     def forward(self, frames: Tensor, matrices: Tensor, surface: Tensor) -> Tensor:
         """Return 1 + (I - bg) / max(bg, FLOOR), see `canonical.divide_background`."""
@@ -43,11 +42,7 @@ class Straighten(nn.Module):
 
     def _straight(self, frames: Tensor, matrices: Tensor) -> Tensor:
         """Return the pixels that the matrices point at, whole levels, the frame's edge continued."""
-        rows = []
-        for axis, factor in enumerate(self.factors):
-            row = matrices[:, axis] * factor
-            rows.append(torch.cat([row[:, :2], row[:, 2:] + 0.5 * factor - 0.5], 1))
-        straight = sample(self.average(frames), self.points, torch.stack(rows, 1)[:, None], continued=True)
+        straight = self.reading(self.average(frames), matrices[:, None])
         return rounded(straight).view(*straight.shape[:2], *self.size)
 
     def _ground(self, matrices: Tensor, surface: Tensor) -> Tensor:
@@ -60,7 +55,7 @@ class Straighten(nn.Module):
 
 
 def _laid_out(size: tuple[int, int], cell: int) -> Tensor:
-    """Return the middles (n, 3) of cells of so many canonical pixels, row by row: x, y, 1."""
+    """Return the middles (n, 2) of cells of so many canonical pixels, row by row: x, y."""
     y, x = ((torch.arange(side // cell, dtype=torch.float32) + 0.5) * cell - 0.5 for side in size)
     rows, cols = torch.meshgrid(y, x, indexing="ij")
-    return homogeneous(torch.stack([cols, rows], -1).view(-1, 2))
+    return torch.stack([cols, rows], -1).view(-1, 2)
