@@ -1,12 +1,13 @@
 """What a batch costs where it is computed: parts a second and milliseconds by batch size, and by stage.
 
 `whole` is what a worker sees, from images in memory to verdicts with boxes; on CUDA its batches run as recorded graphs.
-The stages are taken one by one with a wait after each, so that each has its own time; together they take longer than
-the graph, which waits for nothing.
+The stages are those of one piece (of a batch that is cut into several), on CUDA between marks inside its graph: without
+the way up and down and without what the host does.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,8 +74,8 @@ def sizes(text: str) -> list[int]:
         found = [int(one) for one in text.split(",")]
     except ValueError:
         found = []
-    if not found or min(found) < 1 or max(found) > SIZES[-1]:
-        raise ConfigError("batches", [f"{text!r}: give sizes from 1 to {SIZES[-1]}, as in 1,8,32"])
+    if not found or min(found) < 1 or max(found) > READ:
+        raise ConfigError("batches", [f"{text!r}: give sizes from 1 to {READ}, as in 1,8,32"])
     return found
 
 
@@ -86,20 +87,28 @@ def profile(bundle: Bundle, folder: Path, batches: Sequence[int], device: str, a
     Raises ConfigError for a method without a batched form, a device that is not here and a folder without an image,
     ImageError for one that cannot be read, BundleError when the golden images are not reproduced.
     """
-    images = [read_image(path) for path in find([folder])[:READ]]
     inspection = self_tested(bundle, device, "device")
+    images = [_placed(inspection, read_image(path)) for path in find([folder])[:READ]]
     timings = [timed(inspection, images, batch) for batch in batches]
     beside = agreement(inspection, Inspection.from_bundle(bundle), images) if agree else None
     method = bundle.manifest["reconstruct"]["method"]
     return Profile(_name(inspection.device), method, bundle.input_shape, timings, beside)
 
 
+def _placed(inspection: Inspection, image: Image) -> Image:
+    """Return `image` where a worker has it: in memory from which the device fetches by itself."""
+    place: Image = inspection.empty(image.shape, image.dtype)
+    place[...] = image
+    return place
+
+
 def timed(inspection: Inspection, images: Sequence[Image], batch: int) -> Timing:
     """Return what batches of `batch` images, in turn, cost `inspection`."""
     assert inspection.batches is not None  # runtime device has them, or says why it has not
-    clock, apart = _Clock(inspection.device), inspection.batches
     whole = _repeated(images, batch, lambda few: _timed_whole(inspection, few))
-    stages = _repeated(images, batch, lambda few: _timed_stages(apart, few, clock))
+    batches = inspection.batches
+    by_stage = batches.marked_ms if batches.records else lambda few: _stages_ms(batches, few)
+    stages = _repeated(images, min(batch, SIZES[-1]), by_stage)
     laps = {name: median(one[name] for one in stages) for name in stages[0]}
     return Timing(batch, median(whole), max(whole), len(whole), laps)
 
@@ -123,30 +132,10 @@ def _timed_whole(inspection: Inspection, images: list[Image]) -> float:
     return 1e3 * (time.perf_counter() - begun)
 
 
-def _timed_stages(batches: Batches, images: list[Image], clock: _Clock) -> dict[str, float]:
-    clock.start()
-    batches.by_stages(images, clock)
-    return dict(clock.ms)
-
-
-class _Clock:
-    """Milliseconds by stage; each lap waits until the device has done what it was asked."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self.ms, self._last = device, {}, 0.0  # type: tuple[torch.device, dict[str, float], float]
-
-    def start(self) -> None:
-        self._wait()
-        self.ms, self._last = {}, time.perf_counter()
-
-    def __call__(self, stage: str) -> None:
-        self._wait()
-        now = time.perf_counter()
-        self.ms[stage], self._last = 1e3 * (now - self._last), now
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+def _stages_ms(batches: Batches, images: list[Image]) -> dict[str, float]:
+    ends = [("", time.perf_counter())]
+    batches.by_stages(images, lambda stage: ends.append((stage, time.perf_counter())))
+    return {stage: 1e3 * (end - start) for (_, start), (stage, end) in itertools.pairwise(ends)}
 
 
 def _name(device: torch.device) -> str:

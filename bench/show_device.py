@@ -40,5 +40,5 @@ def _table(profile: Profile) -> Table:
     table.add_row("images to verdicts", *(f"{one.ms:.2f}" for one in profile.timings))
     table.add_row("  the slowest", *(f"{one.worst_ms:.2f}" for one in profile.timings))
     for stage in profile.timings[0].stages_ms:
-        table.add_row(f"  {stage}, alone", *(f"{one.stages_ms[stage]:.2f}" for one in profile.timings))
+        table.add_row(f"  {stage}, of one piece", *(f"{one.stages_ms[stage]:.2f}" for one in profile.timings))
     return table

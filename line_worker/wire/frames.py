@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ from line_worker.wire.messages import DTYPES, Frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Empty = Callable[[tuple[int, ...], Any], "NDArray[Any]"]  # shape, dtype
 
 SHM = Path("/dev/shm")
 HEAD = 64
@@ -143,11 +146,14 @@ def _sweep(name: str) -> None:
 
 
 class FrameReader:
-    """The reading end in a worker or recorder: maps rings as they appear in messages."""
+    """The reading end in a worker or recorder: maps rings as they appear in messages.
 
-    def __init__(self, keep: int = 8) -> None:
+    empty: makes the arrays (shape, dtype) that pictures are copied to; a GPU wants them in memory of its own choice.
+    """
+
+    def __init__(self, keep: int = 8, empty: Empty = np.empty) -> None:
         self._rings: dict[str, mmap.mmap] = {}
-        self._keep = keep
+        self._keep, self._empty = keep, empty
 
     def read(self, frame: Frame, inline: bytes) -> NDArray[Any]:
         """Return a private copy of the frame's pixels, (H, W) or (H, W, 3), uint8 or uint16.
@@ -176,7 +182,8 @@ class FrameReader:
         head = (frame.generation, frame.nbytes)
         self._expect(frame, _WORDS.unpack_from(ring, frame.offset), head)
         count = frame.nbytes // DTYPES[frame.dtype]
-        pixels = np.frombuffer(ring, frame.dtype, count, frame.offset + HEAD).reshape(frame.shape).copy()
+        pixels = self._empty(frame.shape, np.dtype(frame.dtype))
+        np.copyto(pixels, np.frombuffer(ring, frame.dtype, count, frame.offset + HEAD).reshape(frame.shape))
         self._expect(frame, _WORDS.unpack_from(ring, frame.offset), head)
         return pixels
 

@@ -44,6 +44,9 @@ class Model(Protocol):
     def example(self) -> NDArray[Any]:
         """Return a picture to warm up with."""
 
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an array for a picture, in memory that the device likes best."""
+
     def sizes(self, largest: int) -> list[int]:
         """Return the sizes of batches that have to be warm before batches of 1 to `largest` pictures come."""
 
@@ -82,6 +85,10 @@ class StubModel:
     def example(self) -> NDArray[Any]:
         """Return a small gray picture."""
         return np.zeros((64, 64), np.uint8)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an array."""
+        return np.empty(shape, dtype)
 
     def sizes(self, largest: int) -> list[int]:
         """Return the smallest two and the largest."""
@@ -132,6 +139,10 @@ class BundleModel:
     def example(self) -> NDArray[Any]:
         """Return a golden image: its stages take as long as those of any good part."""
         return self._example
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an array that a GPU can fetch from by itself, where there is one."""
+        return self._inspection.empty(shape, np.dtype(dtype))
 
     def sizes(self, largest: int) -> list[int]:
         """Return those that the inspection is prepared for: on a GPU a graph is recorded for each."""

@@ -71,7 +71,7 @@ class Runner:
         self._largest = config.workers.batch
         self._pace = Pace()
         self._batcher: Batcher[Job] = Batcher(self._largest, self._pace)
-        self._reader = FrameReader()
+        self._reader = FrameReader(empty=model.empty)
         self._session, self._instance, self._hello_at = 0, 0, 0.0
         self._stall_ms, self._batches, self._progress_at = STALL_MS, 0, 0.0
         self._nonfinite, self._halved = 0, False

@@ -7,6 +7,7 @@ size, reads from one place and writes to one place; batches in between are fille
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,33 +32,59 @@ def prepared(pipeline: Pipeline, device: torch.device) -> Pipeline:
     return pipeline.on(device)
 
 
-class Recorded:
-    """One batch size: what is staged in pinned memory goes up, through the graph, and down into pinned memory."""
+def pinned(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array that the device can fetch from by itself; such memory is kept for the next array."""
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy().view(dtype).reshape(shape)
 
-    def __init__(self, pipeline: Callable[[Tensor], Tensor], like: Tensor, device: torch.device) -> None:
-        self.staging = torch.empty_like(like, device="cpu", pin_memory=True)
-        self.frames = self.staging.copy_(like).to(device)
-        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):
+
+class Marks:
+    """Marks between the stages of a graph, and the milliseconds between them when it was last replayed."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[str, Any]] = []
+
+    def __call__(self, stage: str) -> None:
+        """Leave one where `stage` ends."""
+        event = torch.cuda.Event(enable_timing=True, external=True)  # type: ignore[no-untyped-call]
+        event.record()
+        self._events.append((stage, event))
+
+    def ms(self) -> dict[str, float]:
+        """Return the time of each stage but the first, which is only a beginning."""
+        pairs = zip(self._events, self._events[1:], strict=False)
+        return {stage: before.elapsed_time(after) for (_, before), (stage, after) in pairs}
+
+
+class Recorded:
+    """One batch size on a stream of its own: images go up one by one, through the graph, and their rows come down."""
+
+    def __init__(self, pipeline: Pipeline, like: Tensor, device: torch.device, marks: Marks | None = None) -> None:
+        mark: Callable[[str], None] = marks or (lambda stage: None)
+        self.frames = like.to(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self.stream):
             for _ in range(ROUNDS):
                 pipeline(self.frames)
-        torch.cuda.current_stream(device).wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
         # thread_local: another bundle's batches may be computed meanwhile by the thread that judges
-        with torch.cuda.device(device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.rows = pipeline(self.frames)
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+            mark("start")
+            self.rows = pipeline(self.frames, mark)
         self.answer = torch.empty_like(self.rows, device="cpu", pin_memory=True)
-        self.device = device
+        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def __call__(self, images: Sequence[Frame]) -> NDArray[np.float32]:
-        """Return the rows (n, k) of at most as many images as it was recorded for; the next call overwrites them."""
-        staged = self.staging.numpy()
-        for place, image in zip(staged, images, strict=False):
-            np.copyto(place, image)
-        with torch.cuda.device(self.device):
-            self.frames.copy_(self.staging, non_blocking=True)
+    def start(self, images: Sequence[Frame]) -> None:
+        """Ask for the rows of at most as many images as it was recorded for; they must stay until the answer."""
+        with torch.cuda.stream(self.stream):
+            for place, image in zip(self.frames, images, strict=False):
+                place.copy_(torch.from_numpy(np.require(image, None, ["C", "W"])), non_blocking=True)
             self.graph.replay()
             self.answer.copy_(self.rows, non_blocking=True)
-            torch.cuda.current_stream(self.device).synchronize()
-        return self.answer.numpy()[: len(images)]
+            self.done.record()
+
+    def wait(self) -> NDArray[np.float32]:
+        """Return the rows (n, k), once they are there; the next start overwrites them."""
+        self.done.synchronize()
+        return self.answer.numpy()
