@@ -7,18 +7,17 @@ import pytest
 
 from line_worker.verdicts import Reason
 from line_worker.vision import crop
-from line_worker.vision.crop import Box, Evidence, find_boxes
+from line_worker.vision.crop import Box, Explain, Figures, Map, find_boxes
 from line_worker.vision.inspection import Inspected
 
 CANONICAL, IMAGE = (80, 160), (300, 400)  # cells are 4 x 4 canonical pixels
 
 
-def evidence(*spots: tuple[int, int, float]) -> Evidence:
+def evidence(*spots: tuple[int, int, float]) -> tuple[Map, Explain]:
     decision = np.zeros((20, 40), np.float32)
     for row, col, height in spots:
         decision[row : row + 2, col : col + 3] = height
-    other = np.full_like(decision, 0.5)
-    return Evidence(decision, decision + 1, other, other + 2, decision * 2)
+    return decision, lambda row, col: Figures(decision[row, col] + 1, 0.5, 2.5, decision[row, col] * 2)
 
 
 def placed(angle: float) -> np.ndarray:
@@ -30,13 +29,13 @@ def placed(angle: float) -> np.ndarray:
 
 
 def test_boxes_are_worst_first_with_their_evidence():
-    boxes = find_boxes(evidence((3, 4, 5.0), (10, 30, 9.0)), 4.0, placed(0.0), CANONICAL, IMAGE)
+    boxes = find_boxes(*evidence((3, 4, 5.0), (10, 30, 9.0)), 4.0, placed(0.0), CANONICAL, IMAGE)
     assert [box.zone for box in boxes] == [(10, 30), (3, 4)]
     assert boxes[0][5:] == (10.0, 0.5, 2.5, 18.0)
 
 
 def test_a_box_covers_its_cells_in_the_original():
-    (box,) = find_boxes(evidence((10, 30, 9.0)), 4.0, placed(0.0), CANONICAL, IMAGE)
+    (box,) = find_boxes(*evidence((10, 30, 9.0)), 4.0, placed(0.0), CANONICAL, IMAGE)
     x, y = 200 - 79.5 + 30 * 4 - 0.5, 150 - 39.5 + 10 * 4 - 0.5
     assert abs(box.x - x) <= 1
     assert abs(box.y - y) <= 1
@@ -45,7 +44,7 @@ def test_a_box_covers_its_cells_in_the_original():
 
 
 def test_a_quarter_turn_swaps_the_sides():
-    (box,) = find_boxes(evidence((10, 30, 9.0)), 4.0, placed(np.pi / 2), CANONICAL, IMAGE)
+    (box,) = find_boxes(*evidence((10, 30, 9.0)), 4.0, placed(np.pi / 2), CANONICAL, IMAGE)
     assert 8 <= box.w <= 10
     assert 12 <= box.h <= 14
 
@@ -53,32 +52,32 @@ def test_a_quarter_turn_swaps_the_sides():
 def test_boxes_stay_inside_the_image():
     away = placed(0.0)
     away[:, 2] += (1000, -1000)
-    (box,) = find_boxes(evidence((10, 30, 9.0)), 4.0, away, CANONICAL, IMAGE)
+    (box,) = find_boxes(*evidence((10, 30, 9.0)), 4.0, away, CANONICAL, IMAGE)
     assert 0 <= box.x < box.x + box.w <= 400
     assert 0 <= box.y < box.y + box.h <= 300
 
 
 def test_nothing_above_the_threshold_gives_no_box():
-    assert find_boxes(evidence((10, 30, 3.9)), 4.0, placed(0.0), CANONICAL, IMAGE) == ()
+    assert find_boxes(*evidence((10, 30, 3.9)), 4.0, placed(0.0), CANONICAL, IMAGE) == ()
 
 
 def test_a_region_reaches_down_from_its_peak():
     spots = evidence((10, 30, 9.0), (10, 27, 3.0), (3, 3, 3.0))  # 3.0 is above 0.6 of the threshold
-    (box,) = find_boxes(spots, 4.0, placed(0.0), CANONICAL, IMAGE)
+    (box,) = find_boxes(*spots, 4.0, placed(0.0), CANONICAL, IMAGE)
     assert box.w >= 24
 
 
 def test_at_most_eight():
     spots = [(row, col, 5.0 + col) for row in (2, 8, 14) for col in range(2, 38, 6)]
-    assert len(find_boxes(evidence(*spots), 4.0, placed(0.0), CANONICAL, IMAGE)) == crop.MAX_BOXES
+    assert len(find_boxes(*evidence(*spots), 4.0, placed(0.0), CANONICAL, IMAGE)) == crop.MAX_BOXES
 
 
 def failed(dtype: type = np.uint8) -> tuple[np.ndarray, Inspected]:
-    anomaly = np.zeros(CANONICAL, np.float32)
-    anomaly[40:48, 120:132] = 9.0
+    cells = np.zeros((20, 40), np.float32)
+    cells[10:12, 30:33] = 9.0
     box = Box(240, 150, 12, 8, (10, 30), 9.0, 1.0, 3.0, 8.0)
     image = np.full(IMAGE, np.iinfo(dtype).max // 2, dtype)
-    return image, Inspected(Reason.ANOMALY, 9.0, 4.0, (box,), anomaly, placed(0.0))
+    return image, Inspected(Reason.ANOMALY, 9.0, 4.0, (box,), cells, CANONICAL, placed(0.0))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

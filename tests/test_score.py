@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from line_worker.vision import score
+from line_worker.vision.deciding import Deciding
 from line_worker.vision.score import Rule, Zones
 from line_worker.vision.standard import Standard
 
@@ -215,19 +216,26 @@ def test_evidence_is_of_the_map_that_decides_each_cell(two_maps, mask):
     flawed[0, 0, 13, 10] += 6.0
     flawed[0, 1, 6, 30] += 0.2
     decision = standard.decisions(flawed)
-    found = standard.evidence(flawed, decision, None)
+    explain = Deciding(standard).explained(flawed, None)
     around, sigma, limits = (
         score.neighbours(flawed, mask, rule.radius)[0],
         score.standardise(flawed, zones)[0],
         zones.limit(4.0, rule)[0],
     )
     for k, (row, col) in enumerate(places):
-        assert found.decision[row, col] == decision[0, row, col] > 4.0
-        assert found.error[row, col] == flawed[0, k, row, col]
-        assert found.neighbours[row, col] == around[k, row, col]
-        assert found.sigma[row, col] == sigma[k, row, col]
-        assert found.limit[row, col] == limits[k, row, col]
-        assert found.error[row, col] > found.limit[row, col] > found.neighbours[row, col]
+        found = explain(row, col)
+        assert decision[0, row, col] > 4.0
+        expected = [float(plane[k, row, col]) for plane in (flawed[0], around, limits, sigma)]
+        assert list(found) == pytest.approx(expected, rel=1e-5)
+        assert found.error > found.limit > found.neighbours
+
+
+@pytest.mark.parametrize("place", [(13, 10), (0, 0), (6, 39), (19, 3)])
+def test_the_neighbours_of_a_cell_are_those_of_the_whole_map(place, two_maps, mask):
+    rule, zones = fitted("zone", two_maps, mask, (False, True))
+    explain = Deciding(Standard(zones, rule, threshold=4.0)).explained(two_maps[:1], None)
+    around = score.neighbours(two_maps[:1], mask, rule.radius)[0, :, place[0], place[1]]
+    assert min(abs(around - explain(*place).neighbours)) < 1e-5
 
 
 @pytest.mark.parametrize("name", score.RULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -41,58 +42,61 @@ class Box(NamedTuple):
     sigma: float
 
 
-class Evidence(NamedTuple):
-    """What one part's boxes are made of, each float32 (rows, cols) of cells."""
+class Figures(NamedTuple):
+    """Why a cell is unusual; see Box."""
 
-    decision: Map  # what is compared with the threshold
-    error: Map
-    neighbours: Map
-    limit: Map
-    sigma: Map
+    error: float
+    neighbours: float
+    limit: float
+    sigma: float
+
+
+Explain = Callable[[int, int], Figures]  # row, col
 
 
 def find_boxes(
-    evidence: Evidence,
+    decision: Map,
+    explain: Explain,
     threshold: float,
     matrix: NDArray[np.float64],
     canonical: tuple[int, int],
     image: tuple[int, int],
 ) -> tuple[Box, ...]:
-    """Return the regions above `threshold`, worst first, at most MAX_BOXES.
+    """Return the regions of a decision map (rows, cols) above `threshold`, worst first, at most MAX_BOXES.
 
-    matrix: (2, 3), canonical pixel -> original pixel. canonical, image: (H, W) of both.
+    explain: the figures behind a cell. matrix: (2, 3), canonical pixel -> original pixel. canonical, image: (H, W) of
+    both.
     """
-    edge = threshold * EDGE if threshold > 0 else threshold
-    count, labels = cv2.connectedComponents((evidence.decision > edge).astype(np.uint8))
-    peaks = [float(evidence.decision[labels == label].max()) for label in range(1, count)]
-    worst = sorted((label for label in range(1, count) if peaks[label - 1] > threshold), key=lambda k: -peaks[k - 1])
-    return tuple(_box(evidence, labels == label, matrix, canonical, image) for label in worst[:MAX_BOXES])
-
-
-def _box(
-    evidence: Evidence,
-    region: NDArray[np.bool_],
-    matrix: NDArray[np.float64],
-    canonical: tuple[int, int],
-    image: tuple[int, int],
-) -> Box:
-    row, col = np.unravel_index(np.argmax(np.where(region, evidence.decision, -np.inf)), region.shape)
-    x, y, w, h = _frame(region, matrix, canonical, image)
-    error, neighbours, limit, sigma = (float(plane[row, col]) for plane in evidence[1:])
-    return Box(x, y, w, h, (int(row), int(col)), error, neighbours, limit, sigma)
+    above = decision > (threshold * EDGE if threshold > 0 else threshold)
+    count, labels = cv2.connectedComponents(above.astype(np.uint8))
+    places = np.argwhere(above)  # few: all that follows is about these cells
+    values, owners = decision[above], labels[above]
+    peaks = np.full(count, -np.inf, np.float32)
+    np.maximum.at(peaks, owners, values)
+    worst = sorted((label for label in range(1, count) if peaks[label] > threshold), key=lambda k: -peaks[k])
+    boxes = []
+    for label in worst[:MAX_BOXES]:
+        mine = owners == label
+        row, col = places[mine][values[mine].argmax()].tolist()
+        frame = _frame(places[mine], decision.shape, matrix, canonical, image)
+        boxes.append(Box(*frame, (row, col), *explain(row, col)))
+    return tuple(boxes)
 
 
 def _frame(
-    region: NDArray[np.bool_], matrix: NDArray[np.float64], canonical: tuple[int, int], image: tuple[int, int]
+    cells: NDArray[np.int64],
+    grid: tuple[int, ...],
+    matrix: NDArray[np.float64],
+    canonical: tuple[int, int],
+    image: tuple[int, int],
 ) -> tuple[int, int, int, int]:
-    """Return x, y, w, h around the region's cells in the original image, inside it and at least a pixel large."""
-    cell = np.array([canonical[1] / region.shape[1], canonical[0] / region.shape[0]])
-    rows, cols = np.nonzero(region)
-    corners = np.concatenate([np.stack([cols + dx, rows + dy], -1) for dx in (0, 1) for dy in (0, 1)]) * cell - 0.5
-    original = corners @ matrix[:, :2].T + matrix[:, 2]
+    """Return x, y, w, h around cells (n, 2), rows and columns of `grid`, in the original image, at least a pixel."""
+    side = np.array([canonical[1] / grid[1], canonical[0] / grid[0]])
+    first = (cells[:, ::-1] * side - 0.5) @ matrix[:, :2].T + matrix[:, 2]  # where their first corners lie
+    edges = matrix[:, :2] * side  # (2, 2): how far x and y move along each side of a cell
     top = np.array([image[1], image[0]])
-    low = np.clip(np.floor(original.min(0)), 0, top - 1).astype(int)
-    high = np.clip(np.ceil(original.max(0)), low + 1, top).astype(int)
+    low = np.clip(np.floor(first.min(0) + np.minimum(edges, 0).sum(1)), 0, top - 1).astype(int)
+    high = np.clip(np.ceil(first.max(0) + np.maximum(edges, 0).sum(1)), low + 1, top).astype(int)
     (x, y), (w, h) = low.tolist(), (high - low).tolist()
     return x, y, w, h
 

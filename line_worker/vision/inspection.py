@@ -30,6 +30,7 @@ from line_worker.vision.arrays import finite
 from line_worker.vision.cells import batch
 from line_worker.vision.crop import Box, find_boxes
 from line_worker.vision.decide import decide, p_value
+from line_worker.vision.deciding import Deciding
 from line_worker.vision.deep import Deep
 from line_worker.vision.device.batches import TOLERANCE, Batches, sizes_up_to
 from line_worker.vision.device.pipeline import Found, Pipeline
@@ -65,17 +66,27 @@ class Inspected(NamedTuple):
     """What became of one image.
 
     reason: NONE (pass), ANOMALY (fail), or why there is no decision. score, threshold: in the rule's unit; score is
-    None when the part was not scored. p_value: the chance that a good part scores this much or more. anomaly: float32
-    (H, W), canonical, what was compared with the threshold. matrix: float64 (2, 3), canonical pixel -> original pixel.
+    None when the part was not scored. p_value: the chance that a good part scores this much or more. cells: float32
+    (rows, cols), what was compared with the threshold; canonical: (H, W) of the picture that they divide. matrix:
+    float64 (2, 3), canonical pixel -> original pixel.
     """
 
     reason: Reason
     score: float | None
     threshold: float
     boxes: tuple[Box, ...] = ()
-    anomaly: NDArray[np.float32] | None = None
+    cells: NDArray[np.float32] | None = None
+    canonical: tuple[int, int] = (0, 0)
     matrix: NDArray[np.float64] | None = None
     p_value: float | None = None
+
+    @property
+    def anomaly(self) -> NDArray[np.float32] | None:
+        """`cells` as a canonical picture, float32 (H, W)."""
+        if self.cells is None:
+            return None
+        height, width = self.canonical
+        return np.asarray(cv2.resize(self.cells, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 class Judged(NamedTuple):
@@ -107,6 +118,7 @@ class Inspection:
             if isinstance(reconstructor, nn.Module):
                 reconstructor.to(self.device)
             self.standard = standard.to(self.device)
+        self.deciding = Deciding(self.standard)
         self._maps = self._compiled(export) if self.runtime == "openvino" else reconstructor
 
     @classmethod
@@ -161,6 +173,10 @@ class Inspection:
     def tolerance(self) -> float:
         """How far its scores may lie from a CPU's, as a share of the larger of 1 and the score."""
         return 0.0 if self.batches is None else TOLERANCE
+
+    def empty(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an array for an image, where the device gets at it fastest."""
+        return np.empty(shape, dtype) if self.batches is None else self.batches.empty(shape, dtype)
 
     def sizes(self, largest: int) -> list[int]:
         """Return the sizes of batches that have to be warm before batches of 1 to `largest` images come."""
@@ -224,24 +240,22 @@ class Inspection:
         expected = None
         if self.standard.adaptive is not None:
             expected = self.standard.expected(batch([canonical]).to(self.device))
-        decision = self.standard.decisions(errors, expected)
+        decision = self.deciding(errors, expected)
         return Judged(errors, expected, decision, float(scores(decision)))
 
     def _decided(self, image: Image, matrix: NDArray[np.float64], judged: Judged) -> Inspected:
         errors, expected, decision, value = judged
         standard = self.standard
+        cells, canonical = decision[0].cpu().numpy(), self.rectifier.size
         reason = decide(value, standard.threshold)
-        if reason is Reason.NONFINITE or not bool(torch.isfinite(errors).all()):
+        if reason is Reason.NONFINITE or not (np.isfinite(cells).all() and bool(torch.isfinite(errors).all())):
             return Inspected(Reason.NONFINITE, None, standard.threshold, matrix=matrix)
-        height, width = self.rectifier.size
         boxes: tuple[Box, ...] = ()
         if reason is Reason.ANOMALY:
-            evidence = standard.evidence(errors, decision, expected)
-            frame = (image.shape[0], image.shape[1])
-            boxes = find_boxes(evidence, standard.threshold, matrix, (height, width), frame)
-        anomaly = cv2.resize(decision[0].cpu().numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+            explain, frame = self.deciding.explained(errors, expected), (image.shape[0], image.shape[1])
+            boxes = find_boxes(cells, explain, standard.threshold, matrix, canonical, frame)
         p = p_value(value, standard.good) if standard.good else None
-        return Inspected(reason, value, standard.threshold, boxes, anomaly, matrix, p)
+        return Inspected(reason, value, standard.threshold, boxes, cells, canonical, matrix, p)
 
     def _undecided(self, reason: Reason) -> Inspected:
         return Inspected(reason, None, self.standard.threshold, matrix=None)

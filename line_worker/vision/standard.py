@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,7 +15,6 @@ from torch import Tensor
 from line_worker.vision import score
 from line_worker.vision.adaptive import Adaptive, texture
 from line_worker.vision.arrays import Arrays, finite, part
-from line_worker.vision.crop import Evidence
 from line_worker.vision.sanity import Commissioned
 from line_worker.vision.score import Rule, Zones
 
@@ -44,18 +42,6 @@ class Standard(NamedTuple):
     def decisions(self, errors: Tensor, expected: Tensor | None = None) -> Tensor:
         """Return what is compared with the threshold, (B, rows, cols), of errors (B, M, rows, cols)."""
         return score.decision_map(errors, self.zones, self.rule, expected)
-
-    def evidence(self, errors: Tensor, decision: Tensor, expected: Tensor | None) -> Evidence:
-        """Return the figures behind one part's decision map (1, rows, cols), each from the map that decides a cell."""
-        zones, rule = self.zones, self.rule
-        around = score.neighbours(errors, zones.mask, rule.radius)
-        sigma = score.standardise(errors, zones)
-        limit = zones.limit(self.threshold, rule, expected)
-        maps = score.decision_maps(errors, zones, rule, expected)
-        deciding, *planes = (x[0].cpu().numpy() for x in (maps, errors, around, limit, sigma))
-        which = deciding.argmax(0, keepdims=True)  # numpy's takes a tenth of the time of torch's
-        chosen = (np.take_along_axis(plane, which, 0)[0] for plane in planes)
-        return Evidence(decision[0].cpu().numpy(), *chosen)
 
     def to(self, device: torch.device) -> Standard:
         """Return the same on another device."""
