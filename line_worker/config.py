@@ -20,6 +20,7 @@ from line_worker.config_rules import Checks, LineRules
 from line_worker.config_section import Name
 from line_worker.config_section import Section as Section
 from line_worker.config_sinks import LogSink as LogSink
+from line_worker.config_sinks import MqttSink as MqttSink
 from line_worker.config_sinks import OpcUaSink as OpcUaSink
 from line_worker.config_sinks import PlcSink as PlcSink
 from line_worker.config_sinks import RecordSink as RecordSink
@@ -273,6 +274,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "replay": ReplaySource,
     "plc": PlcSink,
     "opcua": OpcUaSink,
+    "mqtt": MqttSink,
     "store": StoreSink,
     "log": LogSink,
     "record": RecordSink,

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from line_worker.config_section import Name, Section
+from line_worker.wire.hosts import is_loopback
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -51,6 +52,40 @@ class OpcUaSink(Section):
         given = [name for name in ("certificate", "private_key", "trusted") if getattr(self, name) is not None]
         if len(given) in (1, 2):
             raise ValueError(f"certificate, private_key and trusted go together; given: {', '.join(given)}")
+        return self
+
+
+class MqttSink(Section):
+    """An MQTT broker: outcomes as JSON with QoS 1, the station's state retained, a last will."""
+
+    durable: ClassVar[bool] = True
+    kind: Literal["mqtt"]
+    name: Name = "mqtt"
+    host: str = "127.0.0.1"
+    port: Port | None = None  # 1883, with TLS 8883
+    prefix: str = Field(default="line-worker", pattern=r"^[^/+#\x00]+(/[^/+#\x00]+)*$")  # of every topic
+    username: str = ""
+    password_file: Path | None = None  # mode 0400
+    tls: bool = False
+    ca: Path | None = None  # what signs the broker's certificate; default: whom this host trusts
+    certificate: Path | None = None  # our own, where the broker asks for one
+    private_key: Path | None = None
+
+    @property
+    def at_port(self) -> int:
+        """The broker's port."""
+        return self.port or (8883 if self.tls else 1883)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MqttSink:
+        if not self.tls and (self.ca or self.certificate):
+            raise ValueError("ca and certificate are of no use without tls = true")
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate and private_key go together")
+        if self.password_file and not self.username:
+            raise ValueError("password_file is of no use without username")
+        if self.password_file and not self.tls and not is_loopback(self.host):
+            raise ValueError("the password would cross the network in the clear; set tls = true")
         return self
 
 
@@ -97,4 +132,6 @@ class ShadowSink(Section):
     quota_mb: PositiveFloat = 256.0  # pictures of disagreements; the oldest are dropped beyond this
 
 
-Sink = Annotated[PlcSink | OpcUaSink | StoreSink | LogSink | RecordSink | ShadowSink, Field(discriminator="kind")]
+Sink = Annotated[
+    PlcSink | OpcUaSink | MqttSink | StoreSink | LogSink | RecordSink | ShadowSink, Field(discriminator="kind")
+]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from line_worker.config import Config, parse
-from line_worker.doctor import Finding, Level, host, keys, model, ok, ways
+from line_worker.doctor import Finding, Level, host, keys, model, ok, plant, ways
 from line_worker.doctor.run import examine, run, within
 from line_worker.health import only_one
 from line_worker.images import save_png
@@ -225,16 +225,33 @@ def test_a_port_that_is_taken_is_an_error(tmp_path: Path, taken: int) -> None:
     assert Level.ERROR in [one.level for one in found]
 
 
-def test_an_opc_ua_server_that_others_reach_in_the_clear_is_a_warning(tmp_path: Path, taken: int) -> None:
-    def found(**sink: Any) -> list[Level]:
-        [(_, check)] = ways.plc_checks(station(tmp_path, sinks=[{"kind": "opcua", **sink}]), running=False)
-        return [finding.level for finding in check()]
+def plant_of(folder: Path, **sink: Any) -> list[tuple[Level, str]]:
+    [(_, check)] = plant.plant_checks(station(folder, sinks=[sink]), running=False)
+    return [(finding.level, finding.text) for finding in check()]
 
+
+def test_an_opc_ua_server_that_others_reach_in_the_clear_is_a_warning(tmp_path: Path, taken: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
-    assert found(port=free) == [Level.OK]
-    assert found(port=taken) == [Level.ERROR]
-    assert found(port=free, host="0.0.0.0") == [Level.OK, Level.WARNING]
+    assert [level for level, _ in plant_of(tmp_path, kind="opcua", port=free)] == [Level.OK]
+    assert [level for level, _ in plant_of(tmp_path, kind="opcua", port=taken)] == [Level.ERROR]
+    open_to_all = plant_of(tmp_path, kind="opcua", port=free, host="0.0.0.0")
+    assert [level for level, _ in open_to_all] == [Level.OK, Level.WARNING]
+
+
+def test_a_broker_that_is_away_is_a_warning_because_nothing_is_lost(tmp_path: Path, taken: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        free = listener.getsockname()[1]
+    [(level, text)] = plant_of(tmp_path, kind="mqtt", port=free)
+    assert (level, "cannot be reached" in text) == (Level.WARNING, True)
+    assert plant_of(tmp_path, kind="mqtt", port=taken)[0][0] is Level.OK
+
+
+def test_an_extra_that_is_missing_is_an_error(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert plant_of(tmp_path, kind="mqtt", port=taken)[0] == (
+        *(Level.ERROR, "paho is not installed: this sink does nothing"),
+    )
 
 
 def test_a_plc_that_does_not_answer_is_an_error(tmp_path: Path, taken: int) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from line_worker.config import OpcUaSink, PlcSink, parse
+from line_worker.config import MqttSink, OpcUaSink, PlcSink, parse
 from line_worker.sink import Sink
 from line_worker.sink.collect import Collector
 from line_worker.sink.log import Log
@@ -24,6 +28,11 @@ from line_worker.sink.store import Store, read_outcomes
 from line_worker.wire.messages import Crop, Frame, FrameKey, HubState, Outcome
 
 HOST = "127.0.0.1"
+LINE = {
+    "line": {"name": "line-1", "runtime": "run", "data": "data"},
+    "cameras": [{"name": "top", "deadline_ms": 500, "source": {"kind": "synthetic"}}],
+    "workers": {"bundle": "stub"},
+}
 Taken = list[tuple[int, str]]  # sequence number and verdict of what has arrived on the other side
 
 
@@ -60,6 +69,7 @@ class Bench:
     def deliver(self, *outcomes: Outcome) -> None:
         for one in outcomes:
             assert self.sink.deliver(one, time.monotonic()) is True
+            self.sink.settle()
             self.turn()
 
     def open(self) -> None:
@@ -112,11 +122,8 @@ def opcua(tmp_path: Path) -> Iterator[Bench]:
     pytest.importorskip("asyncua", reason="asyncua is missing: pip install 'line-worker[opcua]'")
     from line_worker.sink.opcua import OpcUaOutput
 
-    line = {"name": "line-1", "runtime": "run", "data": "data"}
-    camera = {"name": "top", "deadline_ms": 500, "source": {"kind": "synthetic"}}
     settings = OpcUaSink(kind="opcua", handshake=False).model_copy(update={"port": 0})
-    config = parse({"line": line, "cameras": [camera], "workers": {"bundle": "stub"}})
-    sink = OpcUaOutput(settings, config)
+    sink = OpcUaOutput(settings, parse(LINE))
     taken: Taken = []
     stop, there = threading.Event(), threading.Event()
 
@@ -132,6 +139,54 @@ def opcua(tmp_path: Path) -> Iterator[Bench]:
     stop.set()
     if peer.ident is not None:
         peer.join()
+
+
+@contextmanager
+def mqtt(tmp_path: Path) -> Iterator[Bench]:
+    pytest.importorskip("paho.mqtt", reason="paho-mqtt is missing: pip install 'line-worker[mqtt]'")
+    command = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if command is None:
+        pytest.skip("mosquitto is missing: apt-get install mosquitto")
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    from line_worker.sink.mqtt import Mqtt
+
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "mosquitto.conf").write_text(f"listener {port} {HOST}\nallow_anonymous true\n")
+    broker = subprocess.Popen([command, "-c", str(tmp_path / "mosquitto.conf")], stderr=subprocess.DEVNULL)
+    client, there, taken = Client(CallbackAPIVersion.VERSION2), threading.Event(), []
+
+    def hear(_: object, data: object, message: Any) -> None:
+        found = json.loads(message.payload)
+        taken.append((int(found["MeasId"]["Id"]), found["ResultContent"][0]["Verdict"]))
+
+    def come() -> None:
+        client.on_connect = lambda *_: client.subscribe("line-worker/line-1/+/result", qos=1)
+        client.on_subscribe = lambda *_: there.set()
+        client.on_message = hear
+        client.connect(HOST, port)
+        client.loop_start()
+        assert there.wait(10)
+
+    settings = MqttSink(kind="mqtt", host=HOST, port=port)
+    try:
+        until = time.monotonic() + 10
+        while time.monotonic() < until and not _listens(port):
+            time.sleep(0.02)
+        yield Bench(Mqtt(settings, parse(LINE)), lambda: list(taken), come)
+        client.disconnect()
+        client.loop_stop()
+    finally:
+        broker.kill()
+        broker.wait()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+        return True
+    return False
 
 
 async def watch(url: str, taken: Taken, there: threading.Event, stop: threading.Event) -> None:
@@ -165,6 +220,7 @@ KINDS = {
     "plc server": plc_server,
     "plc client": plc_client,
     "opcua": opcua,
+    "mqtt": mqtt,
 }
 
 
@@ -218,6 +274,7 @@ def test_closing_is_quick_may_be_repeated_and_leaves_no_thread(bench: Bench) -> 
     left = set(threading.enumerate()) - before
     assert {thread.name for thread in left} <= {
         "simulated-plc",
+        "paho-mqtt-client-",
         "simulated-client",
     }  # the peer, which knows nothing of this
 

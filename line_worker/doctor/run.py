@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from line_worker.config import Config, load
-from line_worker.doctor import Finding, Level, error, host, keys, model, ok, ways
+from line_worker.doctor import Finding, Level, error, host, keys, model, ok, plant, ways
 from line_worker.doctor.ways import Check
 from line_worker.errors import ConfigError
 
@@ -53,11 +53,17 @@ def examine(path: Path) -> Iterator[Finding]:
         yield from within(name, check, limit_s)
 
 
+def _named(config: Config, running: bool) -> Iterator[tuple[str, Check]]:
+    yield from ways.camera_checks(config, running=running)
+    yield from ways.plc_checks(config, running=running)
+    yield from plant.plant_checks(config, running=running)
+
+
 def _checks(config: Config, running: bool) -> Iterator[tuple[str, Check, float]]:
     yield "bundle", lambda: model.check_bundle(config), BUNDLE_S
     yield "shadows", lambda: model.check_shadows(config), LIMIT_S
     yield "device", lambda: model.check_device(config), BUNDLE_S
-    for name, check in (*ways.camera_checks(config, running=running), *ways.plc_checks(config, running=running)):
+    for name, check in _named(config, running):
         yield name, check, LIMIT_S
     yield "ports", lambda: ways.check_ports(config, running=running), LIMIT_S
     yield "hub", lambda: ways.check_hub(config), LIMIT_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import socket
 import time
@@ -10,14 +9,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from line_worker.config import PORTS, Camera, Config, OpcUaSink, PlcSink
+from line_worker.config import PORTS, Camera, Config, PlcSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.errors import SinkError, SourceError
 from line_worker.joining import is_away
 from line_worker.sink.plc.client import RegisterClient
 from line_worker.source import Captured, Source, make_source
 from line_worker.verdicts import Reason
-from line_worker.wire.hosts import is_loopback
 
 FRAME_S = 5.0  # how long a source may take for its first frame once it is open
 REACH_S = 3.0
@@ -102,8 +100,6 @@ def plc_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]]:
     for sink in config.sinks:
         if isinstance(sink, PlcSink):
             yield f"sink {sink.name}", partial(check_plc, sink, running=running)
-        if isinstance(sink, OpcUaSink):
-            yield f"sink {sink.name}", partial(check_opcua, sink, running=running)
 
 
 def check_plc(sink: PlcSink, *, running: bool) -> Iterator[Finding]:
@@ -114,21 +110,7 @@ def check_plc(sink: PlcSink, *, running: bool) -> Iterator[Finding]:
     elif sink.mode == "client" and not sink.simulate:
         yield _answers(what, sink)
     else:
-        yield _free(what, sink.host, sink.port, f"{'the simulated PLC' if sink.simulate else 'the PLC'} needs it")
-
-
-def check_opcua(sink: OpcUaSink, *, running: bool) -> Iterator[Finding]:
-    """The server's library is installed, its port is free, and what other hosts reach is encrypted."""
-    what = f"sink {sink.name}"
-    if importlib.util.find_spec("asyncua") is None:
-        yield error(what, "asyncua is not installed: nothing is served", "pip install line-worker[opcua]")
-    if running:
-        yield ok(what, f"not tried: the running line has {sink.host}:{sink.port}")
-    else:
-        yield _free(what, sink.host, sink.port, "OPC UA clients need it")
-    if not is_loopback(sink.host) and sink.certificate is None:
-        advice = "set certificate, private_key and trusted where the clients can use them"
-        yield warning(what, "other hosts reach it, and nothing is encrypted or signed", advice)
+        yield free(what, sink.host, sink.port, f"{'the simulated PLC' if sink.simulate else 'the PLC'} needs it")
 
 
 def _answers(what: str, sink: PlcSink) -> Finding:
@@ -150,7 +132,7 @@ def check_ports(config: Config, *, running: bool) -> Iterator[Finding]:
         if not address or running or (what == "line.tcp" and is_away(config)):
             continue
         host, port = address.rsplit(":", 1)
-        taken = [f for n in range(count) if (f := _free(what, host, int(port) + n, "the line needs it")).advice]
+        taken = [f for n in range(count) if (f := free(what, host, int(port) + n, "the line needs it")).advice]
         yield from taken or [ok(what, f"{address} is free" if count == 1 else f"{address} and the next ones are free")]
 
 
@@ -168,7 +150,8 @@ def check_hub(config: Config) -> Iterator[Finding]:
         yield ok("hub", f"{config.line.tcp} can be reached")
 
 
-def _free(what: str, host: str, port: int, why: str) -> Finding:
+def free(what: str, host: str, port: int, why: str) -> Finding:
+    """Whether a server of ours can listen there; `why` it must."""
     try:
         socket.create_server((host, port)).close()
     except OSError as failure:

@@ -4,6 +4,7 @@ The contract, obeyed by the PLC, the store, the log and the recorder alike and t
 - `open` raises SinkError with what to do.
 - `deliver` gets every outcome, in order per camera. True means "mine for good": the hub will not send it again.
   A durable sink that cannot take it now raises SinkError; the runner keeps it and tries again with backoff.
+  One that sends without waiting for an answer says in `settle`, after each batch, whether all of it has arrived.
   A real-time sink takes it with `now + outcome.left_ms / 1000` as its latest moment, and drops it afterwards.
 - `beat` gets the hub's state at least every 100 ms while decisions are made: heartbeats hang on it, nothing else.
 - `poll` is called at most 20 ms apart, for handshakes and timers.
@@ -35,6 +36,9 @@ class Sink(Protocol):
     def deliver(self, outcome: Outcome, now: float) -> bool:
         """Take one outcome; see the module's text."""
 
+    def settle(self) -> None:
+        """Make sure of what was delivered since the last call; SinkError when none of it may be acknowledged."""
+
     def beat(self, state: HubState, now: float) -> None:
         """Take the hub's state."""
 
@@ -60,6 +64,9 @@ class QuietSink:
     durable = True
     wants_frames = False
     wants_crops = False
+
+    def settle(self) -> None:
+        """What was delivered is there."""
 
     def beat(self, state: HubState, now: float) -> None:
         """Ignore the hub's state."""
@@ -88,6 +95,10 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
         from line_worker.sink.opcua import OpcUaOutput
 
         return OpcUaOutput(sink, config)
+    if sink.kind == "mqtt":
+        from line_worker.sink.mqtt import Mqtt
+
+        return Mqtt(sink, config)
     if sink.kind == "store":
         from line_worker.sink.store import Store
 

@@ -101,6 +101,12 @@ def state_of(state: HubState) -> dict[str, Any]:
     }
 
 
+def silent_state(last: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a station whose hub says nothing any more."""
+    words = {"VisionStateMachine": "Error", "AutomaticModeStateMachine": None, "Station": StationState.FAULT.name}
+    return last | words | {"Cause": "the hub is silent"}
+
+
 def jsonable(value: Any) -> Any:
     """Return `value` with every `datetime` as ISO 8601 text, UTC, to the millisecond."""
     match value:

@@ -77,16 +77,27 @@ class Runner:
         self._open = True
 
     def _deliver(self, now: float) -> None:
-        row = self._acked
+        taken: list[tuple[m.Outcome, float]] = []
         try:
             while self._owed:
                 self.sink.deliver(self._aged(*self._owed[0], now), now)
-                row = max(row, self._owed.popleft()[0].row)
-                self.delivered += 1
+                taken.append(self._owed.popleft())
         finally:
-            if row > self._acked and self.sink.durable:
-                self._acked = row
-                self._channel.send(m.SinkAck(self.name, row))
+            if taken:
+                self._settle(taken)
+
+    def _settle(self, taken: list[tuple[m.Outcome, float]]) -> None:
+        """Acknowledge what was taken, or owe it again."""
+        try:
+            self.sink.settle()
+        except SinkError:
+            self._owed.extendleft(reversed(taken))
+            raise
+        self.delivered += len(taken)
+        row = max(outcome.row for outcome, _ in taken)
+        if row > self._acked and self.sink.durable:
+            self._acked = row
+            self._channel.send(m.SinkAck(self.name, row))
 
     def _aged(self, outcome: m.Outcome, arrived: float, now: float) -> m.Outcome:
         """Return the outcome with what is left of its deadline now; a durable sink has no deadline."""

@@ -1,0 +1,71 @@
+"""The line's ways to the plant's network: an OPC UA server's port, brokers that can be reached and are who they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from line_worker.config import Config, MqttSink, OpcUaSink
+from line_worker.doctor import Finding, error, ok, warning
+from line_worker.doctor.ways import Check, free
+from line_worker.wire.hosts import is_loopback
+
+REACH_S = 3.0
+
+
+def plant_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]]:
+    """Yield a name and a check for each sink that speaks to the plant."""
+    for sink in config.sinks:
+        what = f"sink {sink.name}"
+        if isinstance(sink, OpcUaSink):
+            yield what, partial(check_opcua, what, sink, running=running)
+        if isinstance(sink, MqttSink):
+            yield what, partial(check_mqtt, what, sink)
+
+
+def check_opcua(what: str, sink: OpcUaSink, *, running: bool) -> Iterator[Finding]:
+    """The server's library is installed, its port is free, and what other hosts reach is encrypted."""
+    yield from _installed(what, "asyncua", "opcua")
+    if running:
+        yield ok(what, f"not tried: the running line has {sink.host}:{sink.port}")
+    else:
+        yield free(what, sink.host, sink.port, "OPC UA clients need it")
+    if not is_loopback(sink.host) and sink.certificate is None:
+        advice = "set certificate, private_key and trusted where the clients can use them"
+        yield warning(what, "other hosts reach it, and nothing is encrypted or signed", advice)
+
+
+def check_mqtt(what: str, sink: MqttSink) -> Iterator[Finding]:
+    """The client's library is installed, the broker can be reached, and its certificate fits."""
+    yield from _installed(what, "paho", "mqtt")
+    yield _answers(what, "the broker", sink.host, sink.at_port, sink.ca if sink.tls else None, tls=sink.tls)
+    if not is_loopback(sink.host) and not sink.tls:
+        yield warning(what, f"outcomes cross the network to {sink.host} in the clear", "set tls = true")
+
+
+def _installed(what: str, module: str, extra: str) -> Iterator[Finding]:
+    if importlib.util.find_spec(module) is None:
+        yield error(what, f"{module} is not installed: this sink does nothing", f"pip install line-worker[{extra}]")
+
+
+def _answers(what: str, who: str, host: str, port: int, ca: Path | None, *, tls: bool) -> Finding:
+    """Connect and, with `tls`, shake hands; a durable sink's peer that is away costs nothing but time."""
+    try:
+        _shake(host, port, ssl.create_default_context(cafile=ca).wrap_socket if tls else None)
+    except ssl.SSLCertVerificationError as failure:
+        advice = "set host to a name in the certificate, or ca to what has signed it"
+        return error(what, f"{who} {host}:{port}: its certificate is not accepted ({failure.verify_message})", advice)
+    except OSError as failure:
+        advice = "check its power, network, host and port; outcomes wait in the journal until it can be reached"
+        return warning(what, f"{who} {host}:{port} cannot be reached ({failure.strerror or failure})", advice)
+    return ok(what, f"{who} {host}:{port} can be reached")
+
+
+def _shake(host: str, port: int, wrap: Callable[..., ssl.SSLSocket] | None) -> None:
+    with socket.create_connection((host, port), timeout=REACH_S) as plain:
+        if wrap is not None:
+            wrap(plain, server_hostname=host).close()

@@ -1,0 +1,180 @@
+"""One connection to an MQTT broker (3.1.1). It repeats nothing by itself: what is to be repeated is the sink's."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt.client import Client, MQTTMessageInfo
+from paho.mqtt.enums import CallbackAPIVersion
+
+from line_worker.errors import SinkError
+from line_worker.sink.secret import read_secret
+
+if TYPE_CHECKING:
+    from line_worker.config import MqttSink
+
+CONNECT_S = 3.0
+CONFIRM_S = 5.0
+KEEPALIVE_S = 5  # a broker that answers nothing for so long is gone; it gives us one and a half times as long
+IN_FLIGHT = 64
+ONLINE, OFFLINE = b'{"Online":true}', b'{"Online":false}'
+
+Receipt = MQTTMessageInfo
+
+
+class _ClosedOnFailure(ssl.SSLSocket):
+    """paho leaves a connection open whose handshake has failed."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Shake hands, or close."""
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
+class Broker:
+    """Publishes with QoS 1; `online` is the topic that says whether we are there."""
+
+    def __init__(self, sink: MqttSink, client_id: str, online: str) -> None:
+        self._sink, self._client_id, self._online = sink, client_id, online
+        self._client: Client | None = None
+        self._answered, self._refusal = threading.Event(), ""
+        self.connected, self.trouble = False, "the broker has not been reached yet"
+
+    @property
+    def _place(self) -> str:
+        return f"MQTT broker {self._sink.host}:{self._sink.at_port}"
+
+    def connect(self) -> None:
+        """Connect, and say that we are there.
+
+        Raises:
+            SinkError: the broker cannot be reached, is not who it should be, or refuses us.
+        """
+        self._drop()
+        client = self._make()
+        try:
+            client.connect(self._sink.host, self._sink.at_port, KEEPALIVE_S)
+        except ssl.SSLCertVerificationError as error:
+            raise self._failed(
+                f"its certificate is not accepted: {error.verify_message}",
+                "set host to a name in the certificate, or ca to what has signed it",
+            ) from error
+        except OSError as error:
+            raise self._failed(f"cannot be reached ({error.strerror or error})", _LOOK) from error
+        self._client = client
+        client.loop_start()
+        if not self._answered.wait(CONNECT_S):
+            self._drop()
+            raise self._failed(f"does not answer within {CONNECT_S:g} s", _LOOK)
+        if self._refusal:
+            self._drop()
+            raise self._failed(f"refuses us: {self._refusal}", "check username, password_file and the broker's rules")
+        self.connected, self.trouble = True, ""
+        self.publish(self._online, ONLINE, retain=True)
+
+    def _make(self) -> Client:
+        client = Client(CallbackAPIVersion.VERSION2, self._client_id, clean_session=True, reconnect_on_failure=False)
+        client.connect_timeout = CONNECT_S
+        client.max_inflight_messages_set(IN_FLIGHT)
+        client.will_set(self._online, OFFLINE, qos=1, retain=True)
+        if self._sink.username:
+            password = None
+            if self._sink.password_file is not None:
+                password = read_secret(self._sink.password_file, f"sink {self._sink.name}", "password").decode()
+            client.username_pw_set(self._sink.username, password)
+        if self._sink.tls:
+            client.tls_set_context(self._context())
+        self._answered, self._refusal = threading.Event(), ""
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        return client
+
+    def _context(self) -> ssl.SSLContext:
+        ca, certificate, key = self._sink.ca, self._sink.certificate, self._sink.private_key
+        try:
+            context = ssl.create_default_context(cafile=ca)
+            context.sslsocket_class = _ClosedOnFailure
+            if certificate is not None:
+                context.load_cert_chain(certificate, key)
+        except OSError as error:  # ssl's errors are some
+            raise self._failed(
+                f"a certificate of ours cannot be used ({error})", "check ca, certificate, private_key"
+            ) from error
+        return context
+
+    def _on_connect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        self._refusal = str(reason) if reason.is_failure else ""
+        self._answered.set()
+
+    def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if client is self._client:
+            self.connected = False
+            self.trouble = f"{self._place}: the connection was lost ({reason})"
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Receipt:
+        """Send `payload`, and return what `confirm` waits for.
+
+        Raises:
+            SinkError: the connection is lost.
+        """
+        assert self._client is not None, "publish before connect"
+        receipt = self._client.publish(topic, payload, qos=1, retain=retain)
+        if receipt.rc:
+            raise self._lost(f"takes nothing ({receipt.rc})")
+        return receipt
+
+    def confirm(self, receipts: Sequence[Receipt]) -> None:
+        """Wait until the broker has confirmed all of them.
+
+        Raises:
+            SinkError: it has not, within a bounded time.
+        """
+        until = time.monotonic() + CONFIRM_S
+        for receipt in receipts:
+            while not receipt.is_published():
+                if not self.connected:
+                    raise self._lost("went away before it had confirmed everything")
+                if time.monotonic() > until:
+                    raise self._lost(f"has not confirmed everything within {CONFIRM_S:g} s")
+                receipt.wait_for_publish(0.05)
+
+    def _lost(self, why: str) -> SinkError:
+        self._drop()
+        return self._failed(why, _LOOK)
+
+    def _failed(self, why: str, remedy: str) -> SinkError:
+        self.trouble = f"{self._place}: {why}; outcomes stay with the hub, it is tried again; {remedy}"
+        return SinkError(self.trouble)
+
+    def _drop(self) -> None:
+        """Let go without a farewell, so that the broker tells the others that we are away."""
+        client, self._client, self.connected = self._client, None, False
+        if client is None:
+            return
+        connection = client.socket()
+        if isinstance(connection, socket.socket):
+            with suppress(OSError):  # it is gone already
+                connection.shutdown(socket.SHUT_RDWR)
+        client.loop_stop()
+
+    def close(self) -> None:
+        """Say that we are offline, and leave; in bounded time."""
+        if self._client is not None and self.connected:
+            with suppress(SinkError):  # then the broker says it
+                self.confirm([self.publish(self._online, OFFLINE, retain=True)])
+        if self._client is not None and self.connected:
+            self._client.disconnect()
+            self._client.loop_stop()
+            self._client, self.connected = None, False
+        self._drop()
+
+
+_LOOK = "check its power, network, host and port"

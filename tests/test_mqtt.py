@@ -1,0 +1,441 @@
+"""The MQTT sink against a real broker, mosquitto: names, last will, TLS, and brokers that die, stop and come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from line_worker.config import Config, parse
+from line_worker.errors import SinkError
+from line_worker.sink.mqtt import Mqtt
+from line_worker.wire.messages import FrameKey, HubState, Outcome
+
+pytest.importorskip("paho.mqtt", reason="paho-mqtt is missing: pip install 'line-worker[mqtt]'")
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion
+
+HOST = "127.0.0.1"
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is missing: apt-get install mosquitto")
+
+
+def outcome(seq: int, *, reason: int = 0) -> Outcome:
+    verdict = {0: "PASS", 1: "FAIL"}.get(reason, "NO_DECISION")
+    return Outcome(
+        *(seq + 1, FrameKey("line-1", "top", 7, seq), verdict, reason, 0.5, 1.0, (), "beef" * 16, "w", 1),
+        *(f"part-{seq}", seq, 10.0, 400.0, 1.7e9 + seq, {"score": 3.0}),
+    )
+
+
+def line(port: int, **sink: Any) -> Config:
+    settings = {"kind": "mqtt", "host": HOST, "port": port} | sink
+    camera = {"name": "top", "deadline_ms": 500, "source": {"kind": "camera", "device": 0}}
+    return parse(
+        {
+            "line": {"name": "line-1", "runtime": "run", "data": "data"},
+            "cameras": [camera],
+            "workers": {"bundle": "some.bundle"},
+            "sinks": [settings],
+        }
+    )
+
+
+def sink_of(config: Config) -> Mqtt:
+    return Mqtt(config.sinks[0], config)  # type: ignore[arg-type]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+@dataclass
+class Mosquitto:
+    """A broker that keeps what it has confirmed, also when it is killed."""
+
+    folder: Path
+    more: str = "allow_anonymous true"
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Mosquitto:
+        if not self.port:
+            with socket.create_server((HOST, 0)) as free:
+                self.port = free.getsockname()[1]
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "mosquitto.conf").write_text(
+            f"listener {self.port} {HOST}\n{self.more}\nuser root\npersistence true\n"
+            f"persistence_location {self.folder}/\nautosave_interval 1\nautosave_on_changes true\n"
+        )
+        command = [str(MOSQUITTO), "-c", str(self.folder / "mosquitto.conf")]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(self._listens)
+        return self
+
+    def _listens(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, "mosquitto has ended"
+        try:
+            socket.create_connection((HOST, self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    running = Mosquitto(tmp_path / "mosquitto").start()
+    yield running
+    running.kill()
+
+
+@dataclass
+class Subscriber:
+    """Hears everything under `line-worker/`; the broker keeps for it what comes while it is away."""
+
+    port: int
+    name: str = "subscriber"
+    heard: list[tuple[str, Any, bool]] = field(default_factory=list)
+
+    def __enter__(self) -> Subscriber:
+        there = threading.Event()
+        self.client = Client(CallbackAPIVersion.VERSION2, self.name, clean_session=False)
+        self.client.on_connect = lambda *_: self.client.subscribe("line-worker/#", qos=1)
+        self.client.on_subscribe = lambda *_: there.set()
+        self.client.on_message = self._hear
+        self.client.reconnect_delay_set(0.1, 0.2)
+        self.client.connect(HOST, self.port)
+        self.client.loop_start()
+        assert there.wait(10)
+        return self
+
+    def _hear(self, client: Client, data: object, message: MQTTMessage) -> None:
+        self.heard.append((message.topic, json.loads(message.payload), message.retain))
+
+    def __exit__(self, *error: object) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+    def last(self, topic: str) -> Any:
+        return next((found for where, found, _ in reversed(self.heard) if where == topic), None)
+
+    def seqs(self) -> list[int]:
+        return [int(found["MeasId"]["Id"]) for where, found, _ in self.heard if where.endswith("/result")]
+
+
+@pytest.fixture
+def sink(broker: Mosquitto) -> Iterator[Mqtt]:
+    found = sink_of(line(broker.port))
+    found.open()
+    yield found
+    found.close()
+
+
+# ---- what arrives ----------------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_arrives_with_the_names_of_opc_40100(broker: Mosquitto, sink: Mqtt) -> None:
+    with Subscriber(broker.port) as peer:
+        sink.deliver(outcome(4, reason=52), 0.0)
+        sink.settle()
+        wait_for(lambda: peer.last("line-worker/line-1/top/result") is not None)
+    found = peer.last("line-worker/line-1/top/result")
+    assert found["ResultId"] == {"Id": "line-1/top/7/4"}
+    assert (found["PartId"], found["JobId"]) == ({"Id": "part-4"}, {"Id": "top/7"})
+    assert (found["InternalRecipeId"], found["IsSimulated"], found["ResultState"]) == ({"Id": "beef" * 16}, False, 4)
+    times = {"StartTime": "2023-11-14T22:13:23.990Z", "EndTime": "2023-11-14T22:13:24.000Z", "ProcessingDuration": 3.0}
+    assert (found["ProcessingTimes"], found["CreationTime"]) == (times, times["EndTime"])
+    content = found["ResultContent"][0]
+    assert (content["Verdict"], content["Reason"], content["Score"]) == ("NO_DECISION", "EXPOSURE", 0.5)
+
+
+def test_state_and_presence_are_retained_for_those_who_come_later(broker: Mosquitto, sink: Mqtt) -> None:
+    sink.beat(HubState(1, 1, 2, "all is well", "beef" * 16, 0, 1, {}), 10.0)
+    sink.poll(10.0)
+    sink.deliver(outcome(0), 10.0)
+    sink.settle()
+    with Subscriber(broker.port) as peer:
+        wait_for(lambda: len(peer.heard) >= 2)
+        assert all(retained for _, _, retained in peer.heard)
+        assert peer.last("line-worker/line-1/online") == {"Online": True}
+        state = peer.last("line-worker/line-1/state")
+        assert (state["VisionStateMachine"], state["AutomaticModeStateMachine"]) == (
+            "Operational",
+            "ContinuousExecution",
+        )
+        assert (state["Cause"], state["StopLine"]) == ("all is well", "NONE")
+        sink.poll(12.0)  # the hub has said nothing for two seconds
+        wait_for(lambda: peer.last("line-worker/line-1/state")["VisionStateMachine"] == "Error")
+        assert peer.last("line-worker/line-1/state")["Cause"] == "the hub is silent"
+        sink.beat(HubState(1, 2, 2, "", "beef" * 16, 0, 1, {}), 13.0)
+        sink.poll(13.0)
+        wait_for(lambda: peer.last("line-worker/line-1/state")["VisionStateMachine"] == "Operational")
+
+
+def test_who_leaves_says_so(broker: Mosquitto, sink: Mqtt) -> None:
+    with Subscriber(broker.port) as peer:
+        wait_for(lambda: peer.last("line-worker/line-1/online") == {"Online": True})
+        sink.close()
+        wait_for(lambda: peer.last("line-worker/line-1/online") == {"Online": False})
+
+
+def test_of_one_that_was_killed_the_broker_says_so(broker: Mosquitto) -> None:
+    code = (
+        "import json, sys, time\n"
+        "from line_worker.config import parse\n"
+        "from line_worker.sink.mqtt import Mqtt\n"
+        "config = parse(json.loads(sys.argv[1]))\n"
+        "sink = Mqtt(config.sinks[0], config)\n"
+        "sink.open()\n"
+        "time.sleep(60)\n"
+    )
+    with Subscriber(broker.port) as peer:
+        process = subprocess.Popen([sys.executable, "-c", code, line(broker.port).model_dump_json()])
+        wait_for(lambda: peer.last("line-worker/line-1/online") == {"Online": True})
+        process.kill()
+        process.wait()
+        wait_for(lambda: peer.last("line-worker/line-1/online") == {"Online": False})
+
+
+def test_it_keeps_up_with_200_outcomes_a_second(broker: Mosquitto, sink: Mqtt) -> None:
+    start = time.monotonic()
+    for first in range(0, 400, 50):
+        for seq in range(first, first + 50):
+            sink.deliver(outcome(seq), 0.0)
+        sink.settle()
+    assert time.monotonic() - start < 2
+
+
+# ---- outages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_was_killed_costs_nothing(broker: Mosquitto, sink: Mqtt) -> None:
+    with Subscriber(broker.port) as peer:
+        sink.deliver(outcome(0), 0.0)
+        sink.settle()
+        wait_for(lambda: peer.seqs() == [0])
+        time.sleep(1.5)  # mosquitto writes once a second what it knows of its subscribers
+        broker.kill()
+        wait_for(lambda: not sink.reachable()[0])
+        with pytest.raises(SinkError, match=rf"MQTT broker {HOST}:{broker.port}: cannot be reached.*stay with the hub"):
+            sink.deliver(outcome(1), 0.0)
+        assert "cannot be reached" in sink.reachable()[1]
+        broker.start()
+        sink.deliver(outcome(1), 0.0)
+        sink.settle()
+        wait_for(lambda: set(peer.seqs()) == {0, 1})
+        assert sink.reachable() == (True, "")
+
+
+def test_without_anything_to_send_it_comes_back_all_the_same(broker: Mosquitto, sink: Mqtt) -> None:
+    broker.kill()
+    wait_for(lambda: not sink.reachable()[0])
+    sink.poll(time.monotonic())
+    broker.start()
+    wait_for(lambda: sink.poll(time.monotonic()) is None and sink.reachable() == (True, ""))  # type: ignore[func-returns-value]
+
+
+def test_a_broker_that_is_stopped_confirms_nothing_and_nothing_counts_as_delivered(
+    broker: Mosquitto, sink: Mqtt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("line_worker.sink.mqtt.broker.CONFIRM_S", 0.5)
+    monkeypatch.setattr("line_worker.sink.mqtt.broker.CONNECT_S", 0.5)
+    broker.send(signal.SIGSTOP)
+    sink.deliver(outcome(0), 0.0)
+    start = time.monotonic()
+    with pytest.raises(SinkError, match="has not confirmed everything within"):
+        sink.settle()
+    with pytest.raises(SinkError, match="does not answer within"):
+        sink.deliver(outcome(0), 0.0)
+    assert time.monotonic() - start < 5
+    broker.send(signal.SIGCONT)
+    sink.deliver(outcome(0), 0.0)
+    sink.settle()
+
+
+def test_a_listener_that_never_answers_is_told_and_closing_stays_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("line_worker.sink.mqtt.broker.CONNECT_S", 0.5)
+    with socket.create_server((HOST, 0)) as mute:
+        found = sink_of(line(mute.getsockname()[1]))
+        with pytest.raises(SinkError, match="does not answer within"):
+            found.open()
+        start = time.monotonic()
+        found.close()
+        assert time.monotonic() - start < 2
+
+
+LINE_TOML = """
+[line]
+name = "line-1"
+runtime = "{folder}/run"
+data = "{folder}/data"
+[[cameras]]
+name = "top"
+deadline_ms = 2000
+source = {{ kind = "synthetic", part = "noise", parts = 250, rate = 50, width = 64, height = 64 }}
+canary_every_s = 0
+[workers]
+bundle = "stub"
+[[sinks]]
+kind = "mqtt"
+port = {port}
+"""
+
+
+def test_a_line_whose_broker_is_down_for_a_while_loses_nothing(short_path: Path, broker: Mosquitto) -> None:
+    (short_path / "line.toml").write_text(LINE_TOML.format(folder=short_path, port=broker.port))
+    command = [sys.executable, "-m", "line_worker.cli", "serve", str(short_path / "line.toml")]
+    with Subscriber(broker.port) as peer:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        try:
+            wait_for(lambda: len(peer.seqs()) > 50, 60)
+            broker.kill()
+            time.sleep(1.5)
+            assert process.poll() is None
+            broker.start()
+            _, told = process.communicate(timeout=60)
+            assert process.returncode == 0, told[-2000:]
+            wait_for(lambda: set(peer.seqs()) == set(range(250)), 30)
+        finally:
+            process.kill()
+            process.communicate()
+    results = [found for where, found, _ in peer.heard if where.endswith("/result")]
+    assert {one["ResultContent"][0]["Verdict"] for one in results} == {"PASS"}
+    assert all(one["IsSimulated"] for one in results)
+
+
+# ---- TLS and passwords -----------------------------------------------------------------------------------------------
+
+
+def certificate(folder: Path, names: list[str]) -> tuple[Path, Path]:
+    """Make a self-signed certificate for `names` and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    cert_gen = pytest.importorskip(
+        "asyncua.crypto.cert_gen", reason="asyncua is missing: pip install 'line-worker[opcua]'"
+    )
+    key = cert_gen.generate_private_key()
+    made = cert_gen.generate_self_signed_app_certificate(
+        key, names[0], {}, [x509.DNSName(name) for name in names], [ExtendedKeyUsageOID.SERVER_AUTH]
+    )
+    (folder / "broker.key").write_bytes(cert_gen.dump_private_key_as_pem(key))
+    (folder / "broker.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return folder / "broker.pem", folder / "broker.key"
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[Mosquitto]:
+    cert, key = certificate(tmp_path, ["localhost"])
+    more = f"certfile {cert}\nkeyfile {key}\nallow_anonymous true"
+    running = Mosquitto(tmp_path / "mosquitto", more).start()
+    yield running
+    running.kill()
+
+
+def test_over_tls_to_the_name_in_the_certificate(tls: Mosquitto, tmp_path: Path) -> None:
+    found = sink_of(line(tls.port, host="localhost", tls=True, ca=str(tmp_path / "broker.pem")))
+    found.open()
+    found.deliver(outcome(0), 0.0)
+    found.settle()
+    assert found.reachable() == (True, "")
+    found.close()
+
+
+def test_another_name_than_the_certificates_is_refused(tls: Mosquitto, tmp_path: Path) -> None:
+    found = sink_of(line(tls.port, host=HOST, tls=True, ca=str(tmp_path / "broker.pem")))
+    with pytest.raises(SinkError, match=r"certificate is not accepted: IP address mismatch.*set host to a name in"):
+        found.open()
+    found.close()
+
+
+def test_doctor_finds_that_before_the_line_starts(tls: Mosquitto, tmp_path: Path) -> None:
+    from line_worker.doctor.plant import plant_checks
+
+    for host, words in (("localhost", "can be reached"), (HOST, "certificate is not accepted (IP address mismatch")):
+        found = line(tls.port, host=host, tls=True, ca=str(tmp_path / "broker.pem"))
+        [(_, check)] = plant_checks(found, running=True)
+        [finding] = check()
+        assert words in finding.text
+
+
+def test_a_certificate_that_nobody_we_trust_has_signed_is_refused(tls: Mosquitto) -> None:
+    found = sink_of(line(tls.port, host="localhost", tls=True))
+    with pytest.raises(SinkError, match="certificate is not accepted: self-signed certificate"):
+        found.open()
+    found.close()
+
+
+def test_a_broker_without_tls_is_refused(broker: Mosquitto, tmp_path: Path) -> None:
+    cert, _ = certificate(tmp_path, ["localhost"])
+    found = sink_of(line(broker.port, host="localhost", tls=True, ca=str(cert)))
+    with pytest.raises(SinkError, match=rf"MQTT broker localhost:{broker.port}: cannot be reached"):
+        found.open()
+    found.close()
+
+
+def test_a_ca_that_cannot_be_read_is_said_so(broker: Mosquitto, tmp_path: Path) -> None:
+    found = sink_of(line(broker.port, tls=True, ca=str(tmp_path / "none.pem")))
+    with pytest.raises(SinkError, match="a certificate of ours cannot be used"):
+        found.open()
+
+
+def test_a_wrong_password_is_said_so_and_the_right_one_is_read_from_its_file(tmp_path: Path) -> None:
+    passwords, secret = tmp_path / "passwords", tmp_path / "secret"
+    passwd = shutil.which("mosquitto_passwd")
+    assert passwd is not None
+    subprocess.run([passwd, "-b", "-c", str(passwords), "station", "right"], check=True, capture_output=True)
+    running = Mosquitto(tmp_path / "mosquitto", f"allow_anonymous false\npassword_file {passwords}").start()
+    try:
+        for written, mode, says in (
+            ("wrong", 0o400, "refuses us: Not authorized"),
+            ("right", 0o444, "open to others"),
+            ("", 0o400, "is empty"),
+        ):
+            secret.unlink(missing_ok=True)
+            secret.write_text(written)
+            secret.chmod(mode)
+            found = sink_of(line(running.port, username="station", password_file=str(secret)))
+            with pytest.raises(SinkError, match=says):
+                found.open()
+            found.close()
+        secret.unlink()
+        secret.write_text("right\n")
+        secret.chmod(0o400)
+        found = sink_of(line(running.port, username="station", password_file=str(secret)))
+        found.open()
+        assert found.reachable() == (True, "")
+        found.close()
+    finally:
+        running.kill()
+
+
+def test_without_paho_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "line_worker.sink.mqtt.broker", None)
+    with pytest.raises(SinkError, match=r"pip install line-worker\[mqtt\]"):
+        sink_of(line(1883)).open()
