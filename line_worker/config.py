@@ -27,6 +27,7 @@ from line_worker.config_sinks import RecordSink as RecordSink
 from line_worker.config_sinks import ShadowSink as ShadowSink
 from line_worker.config_sinks import Sink as Sink
 from line_worker.config_sinks import StoreSink as StoreSink
+from line_worker.config_sinks import WebhookSink as WebhookSink
 from line_worker.errors import ConfigError
 
 PORTS = 4  # that follow `line.tcp`: one a link
@@ -275,6 +276,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "plc": PlcSink,
     "opcua": OpcUaSink,
     "mqtt": MqttSink,
+    "webhook": WebhookSink,
     "store": StoreSink,
     "log": LogSink,
     "record": RecordSink,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from line_worker.config_section import Name, Section
 from line_worker.wire.hosts import is_loopback
@@ -89,6 +90,27 @@ class MqttSink(Section):
         return self
 
 
+class WebhookSink(Section):
+    """A web server of the plant: outcomes as signed JSON."""
+
+    durable: ClassVar[bool] = True
+    kind: Literal["webhook"]
+    name: Name = "webhook"
+    url: str = Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d{1,5})?(/[!-~]*)?$")
+    secret_file: Path  # what the body is signed with; mode 0400
+    ca: Path | None = None  # what signs the server's certificate; default: whom this host trusts
+    timeout_s: float = Field(default=5.0, gt=0, le=10)  # for one request, from connecting to the whole answer
+    batch: int = Field(default=100, ge=1, le=256)  # results in one request, when so many wait
+
+    @field_validator("url")
+    @classmethod
+    def _has_port(cls, url: str) -> str:
+        port = urlsplit(url).port  # ValueError: out of range
+        if port == 0:
+            raise ValueError("the port should be between 1 and 65535")
+        return url
+
+
 class StoreSink(Section):
     """Outcomes in SQLite, crops and overlays as files under a quota, oldest dropped first."""
 
@@ -133,5 +155,6 @@ class ShadowSink(Section):
 
 
 Sink = Annotated[
-    PlcSink | OpcUaSink | MqttSink | StoreSink | LogSink | RecordSink | ShadowSink, Field(discriminator="kind")
+    PlcSink | OpcUaSink | MqttSink | WebhookSink | StoreSink | LogSink | RecordSink | ShadowSink,
+    Field(discriminator="kind"),
 ]

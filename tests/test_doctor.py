@@ -247,6 +247,15 @@ def test_a_broker_that_is_away_is_a_warning_because_nothing_is_lost(tmp_path: Pa
     assert plant_of(tmp_path, kind="mqtt", port=taken)[0][0] is Level.OK
 
 
+def test_a_webhook_whose_secret_is_missing_is_an_error(tmp_path: Path, taken: int) -> None:
+    secret = tmp_path / "secret"
+    sink = {"kind": "webhook", "url": f"http://127.0.0.1:{taken}/", "secret_file": str(secret)}
+    assert [level for level, _ in plant_of(tmp_path, **sink)] == [Level.ERROR, Level.OK]
+    secret.write_text("s")
+    secret.chmod(0o400)
+    assert [level for level, _ in plant_of(tmp_path, **sink)] == [Level.OK]
+
+
 def test_an_extra_that_is_missing_is_an_error(tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert plant_of(tmp_path, kind="mqtt", port=taken)[0] == (

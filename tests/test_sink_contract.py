@@ -13,18 +13,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from line_worker.config import MqttSink, OpcUaSink, PlcSink, parse
+from line_worker.config import MqttSink, OpcUaSink, PlcSink, WebhookSink, parse
 from line_worker.sink import Sink
 from line_worker.sink.collect import Collector
 from line_worker.sink.log import Log
 from line_worker.sink.plc import PlcOutput
 from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.sink.store import Store, read_outcomes
+from line_worker.sink.webhook import Webhook
 from line_worker.wire.messages import Crop, Frame, FrameKey, HubState, Outcome
 
 HOST = "127.0.0.1"
@@ -183,6 +185,35 @@ def mqtt(tmp_path: Path) -> Iterator[Bench]:
         broker.wait()
 
 
+@contextmanager
+def webhook(tmp_path: Path) -> Iterator[Bench]:
+    taken: Taken = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            taken.extend((int(one["MeasId"]["Id"]), one["ResultContent"][0]["Verdict"]) for one in body["Results"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "secret").chmod(0o400)
+    server = HTTPServer((HOST, 0), Handler)
+    peer = threading.Thread(target=server.serve_forever, args=(0.02,))
+    peer.start()
+    url = f"http://{HOST}:{server.server_address[1]}/"
+    settings = WebhookSink(kind="webhook", url=url, secret_file=tmp_path / "secret")
+    try:
+        yield Bench(Webhook(settings, parse(LINE)), lambda: list(taken))
+    finally:
+        server.shutdown()
+        server.server_close()
+        peer.join()
+
+
 def _listens(port: int) -> bool:
     with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
         return True
@@ -221,6 +252,7 @@ KINDS = {
     "plc client": plc_client,
     "opcua": opcua,
     "mqtt": mqtt,
+    "webhook": webhook,
 }
 
 

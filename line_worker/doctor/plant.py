@@ -1,4 +1,4 @@
-"""The line's ways to the plant's network: an OPC UA server's port, brokers that can be reached and are who they say."""
+"""The line's ways to the plant's network: a port for the OPC UA server; brokers and web servers, and who they are."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import ssl
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from line_worker.config import Config, MqttSink, OpcUaSink
+from line_worker.config import Config, MqttSink, OpcUaSink, WebhookSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.doctor.ways import Check, free
+from line_worker.errors import SinkError
+from line_worker.sink.secret import read_secret
 from line_worker.wire.hosts import is_loopback
 
 REACH_S = 3.0
@@ -25,6 +28,8 @@ def plant_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]
             yield what, partial(check_opcua, what, sink, running=running)
         if isinstance(sink, MqttSink):
             yield what, partial(check_mqtt, what, sink)
+        if isinstance(sink, WebhookSink):
+            yield what, partial(check_webhook, what, sink)
 
 
 def check_opcua(what: str, sink: OpcUaSink, *, running: bool) -> Iterator[Finding]:
@@ -45,6 +50,20 @@ def check_mqtt(what: str, sink: MqttSink) -> Iterator[Finding]:
     yield _answers(what, "the broker", sink.host, sink.at_port, sink.ca if sink.tls else None, tls=sink.tls)
     if not is_loopback(sink.host) and not sink.tls:
         yield warning(what, f"outcomes cross the network to {sink.host} in the clear", "set tls = true")
+
+
+def check_webhook(what: str, sink: WebhookSink) -> Iterator[Finding]:
+    """Its secret can be read by us alone, the server can be reached, and its certificate fits."""
+    try:
+        read_secret(sink.secret_file, what, "secret")
+    except SinkError as failure:
+        yield error(what, str(failure), "outcomes wait in the journal until it is put right")
+    where = urlsplit(sink.url)
+    encrypted = where.scheme == "https"
+    host, port = where.hostname or "", where.port or (443 if encrypted else 80)
+    yield _answers(what, "the web server", host, port, sink.ca, tls=encrypted)
+    if not is_loopback(host) and not encrypted:
+        yield warning(what, f"outcomes cross the network to {host} in the clear", "use an https address")
 
 
 def _installed(what: str, module: str, extra: str) -> Iterator[Finding]:

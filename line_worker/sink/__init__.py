@@ -99,6 +99,10 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
         from line_worker.sink.mqtt import Mqtt
 
         return Mqtt(sink, config)
+    if sink.kind == "webhook":
+        from line_worker.sink.webhook import Webhook
+
+        return Webhook(sink, config)
     if sink.kind == "store":
         from line_worker.sink.store import Store
 
