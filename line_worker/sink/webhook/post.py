@@ -141,6 +141,7 @@ def _within(connection: http.client.HTTPConnection, seconds: float, cut: threadi
         yield
     finally:
         timer.cancel()
+        timer.join()
 
 
 def _words(error: Exception) -> str:
