@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from line_worker import lapse as module_lapse
 from line_worker.config import Config, parse
 from line_worker.errors import ConfigError, JournalError
 from line_worker.hub import flood, run
@@ -21,6 +22,7 @@ from line_worker.hub.drift import DriftWatch
 from line_worker.hub.ledger import MAX_GAP
 from line_worker.hub.run import Hub
 from line_worker.hub.sources import SILENT_S
+from line_worker.lapse import Lapse
 from line_worker.verdicts import Reason, StationState, StopCause
 from line_worker.wire import control
 from line_worker.wire import messages as m
@@ -243,6 +245,31 @@ def test_since_when_a_message_may_have_been_here() -> None:
     assert run.Heard(5.0, True, 6.0).at(5.5) == 5.0, "it was found waiting"
     assert run.Heard(5.0, False, 5.05).at(5.06) == 5.06, "it woke the hub"
     assert run.Heard(5.0, False, 5.05).at(5.5) == 5.0, "the hub itself was stopped"
+
+
+def test_what_comes_right_after_a_stop_may_have_been_here_all_the_while() -> None:
+    lapse = Lapse()
+    assert lapse.date(9.95, 10.0) == 9.95, "a busy machine"
+    lapse.note(10.0, 10.6)
+    assert lapse.date(10.61, 10.61) == 10.0, "the thread that reads the network was stopped as well"
+    assert lapse.date(10.7, 10.7) == 10.7
+    assert lapse.date(11.0, 11.5) == 11.0
+    assert lapse.date(11.51, 11.51) == 11.0
+
+
+def test_a_part_that_came_while_the_hub_was_stopped_in_a_turn_is_as_old_as_that(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_lapse, "SETTLE_S", 3.0)  # machines are busy
+    source, _ = rig.running()
+    rig.turns(0.1)
+    stopped = time.monotonic() - 0.5
+    rig.hub._took_at = stopped  # it has been in that turn ever since
+    rig.hub.wait(time.monotonic())
+    source.say(frame(0))
+    rig.until(lambda: rig.hub.ledger.open_parts)
+    [part] = [part for epoch in rig.hub.ledger.epochs.values() for part in epoch.parts.values()]
+    assert part.t0 <= stopped
 
 
 def test_nothing_passes_before_the_station_runs(rig: Rig) -> None:

@@ -39,6 +39,7 @@ from line_worker.hub.sources import Sources
 from line_worker.hub.station import Facts, Station
 from line_worker.hub.workers import PROBE_S, Workers
 from line_worker.joining import open_wire
+from line_worker.lapse import Lapse
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.links import FRAMES, OUTCOMES, WORK
 from line_worker.wire.messages import HubState
@@ -96,7 +97,7 @@ class Hub:
         self.ledger.distrusted = self.guard.distrusted
         if changeover.problem:
             self.ledger.without_workers = Reason.NO_MODEL
-        self._took_at, self._heard = now, Heard(now, False, now)
+        self._took_at, self._heard, self._lapse = now, Heard(now, False, now), Lapse()
         self._recover(now)
         self.control = ControlSocket(config.line.runtime, Commands(self).table)
         self.monitor = Monitor(config.line.metrics)
@@ -116,12 +117,13 @@ class Hub:
         due = self.ledger.next_due()
         limit = now + PROBE_S if due is not None else self._beat_at + BEAT_S
         limit = min(limit, limit if due is None else due)
+        self._lapse.note(self._took_at, now)  # a turn that took so long was one in which we were stopped
         waiting = self.wire.wait(limit - now)
         self._heard = Heard(self._took_at if waiting else now, waiting, limit)
 
     def turn(self, now: float) -> None:
         """Take, settle, lease, write, show."""
-        self.sources.take(now, self._heard.at(now))
+        self.sources.take(now, self._lapse.date(self._heard.at(now), now))
         self._took_at = now
         self.workers.take(now)
         self.outbox.take()

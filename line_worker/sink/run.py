@@ -21,6 +21,7 @@ from line_worker.config import Sink as SinkConfig
 from line_worker.errors import DecodeError, SinkError
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_sink, open_wire
+from line_worker.lapse import Lapse
 from line_worker.sink import Sink, make_sink
 from line_worker.wire import messages as m
 from line_worker.wire.links import CROPS, OUTCOMES
@@ -48,14 +49,14 @@ class Runner:
         self._open, self._trouble = False, ""
         self._retry_at, self._backoff_s, self._state_at = 0.0, BACKOFF_S[0], 0.0
         self.delivered = self.expired = 0
-        self._turned = time.monotonic()
+        self._turned, self._lapse = time.monotonic(), Lapse()
 
     def turn(self, now: float) -> None:
         """Open if need be, take what has arrived, deliver, acknowledge."""
         if not self._open and now >= self._retry_at:
             self._try(self._open_sink, now)
         # a process that was stopped has not looked: what it finds may have been here since it looked last
-        arrived = self._turned if now - self._turned > UNSEEN_S else now
+        arrived = self._lapse.date(self._turned if now - self._turned > UNSEEN_S else now, now)
         self._turned = now
         for received in self._channel.receive():
             self._take(received.message, now, arrived)
