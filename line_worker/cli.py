@@ -166,8 +166,10 @@ def drill(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long the line is broken.")] = 10,
     seed: Seed = 0,
     faults: Annotated[str, typer.Option(metavar="A,B,...", help="Kinds of fault, all, or none.")] = "all",
-    every: Annotated[float, typer.Option(min=0.1, help="Mean seconds between two faults.")] = 1.4,
-    rate: Annotated[float, typer.Option(min=0.1, help="Parts a second.")] = 75,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, help="Mean seconds between two faults; left out: 1.4, with a bundle 6.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Parts a second; left out: 75, with a bundle 5.")] = None,
     overload: Annotated[float, typer.Option(min=0, help="Instead of --rate: times what the workers can do.")] = 0,
     model: Annotated[str, typer.Option(help='A bundle, or "stub".')] = "stub",
     folder: Annotated[str, typer.Option(help="Images to judge (needed with a bundle).")] = "",
@@ -175,12 +177,13 @@ def drill(
     as_json: Json = False,
 ) -> int:
     """Start a line, break it on purpose, and prove from three books that the promise held; exit code 1 when not."""
-    from line_worker.drill.plan import KINDS
+    from line_worker.drill.plan import BUNDLE_EVERY_S, BUNDLE_RATE, EVERY_S, KINDS, RATE
     from line_worker.drill.run import Asked
     from line_worker.drill.run import run as run_drill
 
     kinds = {"all": KINDS, "none": ()}.get(faults) if faults in ("all", "none") else tuple(faults.split(","))
-    asked = Asked(minutes, seed, kinds or (), every, rate, overload, model, folder, keep)
+    pace = (EVERY_S, RATE) if model == "stub" else (BUNDLE_EVERY_S, BUNDLE_RATE)
+    asked = Asked(minutes, seed, kinds or (), every or pace[0], rate or pace[1], overload, model, folder, keep)
     return run_drill(asked, as_json=as_json)
 
 

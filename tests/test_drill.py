@@ -110,6 +110,13 @@ def test_what_died_with_its_source_is_counted_and_not_blamed() -> None:
     assert (found.never_heard_of, found.undecided, found.wrong) == (1, 0, {})
 
 
+def test_what_the_hub_heard_of_too_late_is_to_be_decided_at_once() -> None:
+    rows = [*good().rows[:2], ((EPOCH, 2), Row("NO_DECISION", 10, 5.0, "", None, None))]
+    told = {(EPOCH, 2): 107.0}
+    assert not wrong(rows=rows, told=told)
+    assert wrong(rows=rows, told={(EPOCH, 2): 106.9}) == {2}
+
+
 def test_while_no_hub_was_there_nothing_can_be_in_time() -> None:
     rows = [*good().rows[:2], ((EPOCH, 2), Row("NO_DECISION", 10, D + 0.4, "", None, None))]
     found = examine(dataclasses.replace(good(), rows=rows), [(102.9, 103.3)], 0.005)
@@ -131,6 +138,14 @@ def test_a_short_drill_of_a_real_line(tmp_path: Path) -> None:
 def test_a_kind_of_fault_that_there_is_not() -> None:
     with pytest.raises(ConfigError, match="'explode' is not known; choose from kill, stop"):
         drill(Asked(faults=("kill", "explode")))
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"), [({}, "needs --folder"), ({"folder": "f", "overload": 2}, "--rate instead of --overload")]
+)
+def test_a_bundle_needs_images_and_a_rate(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        drill(Asked(model="x.bundle", **asked))
 
 
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:

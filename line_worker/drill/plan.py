@@ -22,7 +22,8 @@ WEIGHTS = {
     "source": 1,  # the source is killed or stopped
 }
 KINDS = tuple(WEIGHTS)
-EVERY_S = 1.4  # mean time between two faults
+EVERY_S, RATE = 1.4, 75.0  # mean time between two faults, and parts a second
+BUNDLE_EVERY_S, BUNDLE_RATE = 6.0, 5.0  # with a bundle, which takes its time to load and to judge
 QUIET_S = (1.0, 8.0)  # without faults at the start and at the end
 LONGEST_QUIET = 0.25  # of the whole: a short drill is not all quiet
 

@@ -21,7 +21,7 @@ from typing import Any
 from line_worker.config import Config, parse
 from line_worker.drill import books
 from line_worker.drill.breaking import Breaker
-from line_worker.drill.plan import EVERY_S, KINDS, plan
+from line_worker.drill.plan import EVERY_S, KINDS, RATE, plan
 from line_worker.drill.report import Report, render, to_json
 from line_worker.drill.saboteur import LEAKS, hub_waits, source_book
 from line_worker.drill.witness import Beats, Witness, fingerprint
@@ -40,7 +40,7 @@ class Asked:
     seed: int = 0
     faults: tuple[str, ...] = KINDS
     every_s: float = EVERY_S
-    rate: float = 75.0
+    rate: float = RATE
     overload: float = 0.0
     model: str = "stub"
     folder: str = ""
@@ -88,6 +88,8 @@ def _check(asked: Asked) -> None:
     problems = [f"fault {kind!r} is not known; choose from {', '.join(KINDS)}, or none" for kind in unknown]
     if asked.model != "stub" and not asked.folder:
         problems.append("a bundle needs --folder IMAGES to judge")
+    if asked.model != "stub" and asked.overload:
+        problems.append("how much is too much for a bundle is not known here; give --rate instead of --overload")
     if problems:
         raise ConfigError("drill", problems)
 

@@ -38,7 +38,10 @@ SKEWS_S = (3600.0, -7200.0, 0.5)
 
 
 def source_book(config: Config, camera: str) -> Path:
-    """Return where the source of `camera` writes down its triggers: JSON lines with epoch, seq, at, deadline_s."""
+    """Return where the source of `camera` writes down its triggers: JSON lines with epoch, seq, at, told.
+
+    `told` is when it was announced: a source that falls behind announces a trigger long after its moment.
+    """
     return config.line.data / f"source-{camera}.jsonl"
 
 
@@ -146,7 +149,8 @@ def keep_source_book(path: Path) -> None:
 
     def booking(announce: Any) -> Any:
         def booked(announcer: Announcer, captured: Captured) -> None:
-            file.write(json.dumps({"epoch": announcer.epoch, "seq": announcer.next_seq, "at": captured.at}) + "\n")
+            trigger = {"epoch": announcer.epoch, "seq": announcer.next_seq, "at": captured.at}
+            file.write(json.dumps(trigger | {"told": time.monotonic()}) + "\n")
             announce(announcer, captured)
 
         return booked
