@@ -1,4 +1,4 @@
-"""Whether two sinks get into each other's way: one port for two servers, or two maps in one PLC's registers."""
+"""Whether sinks for a PLC may be there: one port for two servers, two maps in one PLC, a replay that drives one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,21 @@ def clashes(sinks: list[dict[str, Any]]) -> list[str]:
     """Return what is wrong between the PLC sinks among `sinks`, the tables of line.toml."""
     plcs = [_settings(sink) for sink in sinks if sink.get("kind") in _KINDS]
     return [problem for one, other in combinations(plcs, 2) for problem in _between(one, other)]
+
+
+def driven_by_replay(cameras: list[dict[str, Any]], sinks: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong where a recording would move real parts: a replay never drives a PLC."""
+    sources = [camera["source"] for camera in cameras if isinstance(camera.get("source"), dict)]
+    if all(source.get("kind") != "replay" for source in sources):
+        return []
+    remedies = {"plc": ("simulate", False, "simulate = true"), "opcua": ("handshake", True, "handshake = false")}
+    problems = []
+    for sink in sinks:
+        key, drives, remedy = remedies.get(str(sink.get("kind")), ("", None, ""))
+        if key and sink.get(key, drives) is drives:
+            name = sink.get("name", sink["kind"])
+            problems.append(f"sinks: {name!r} drives a PLC, and a camera is a replay; take it out, or set {remedy}")
+    return problems
 
 
 def _settings(sink: dict[str, Any]) -> dict[str, Any]:

@@ -143,6 +143,14 @@ class Subscriber:
     def last(self, topic: str) -> Any:
         return next((found for where, found, _ in reversed(self.heard) if where == topic), None)
 
+    def runs(self) -> dict[str, set[int]]:
+        """Return the numbers of the results by the camera's run."""
+        found: dict[str, set[int]] = {}
+        for where, result, _ in self.heard:
+            if where.endswith("/result"):
+                found.setdefault(result["JobId"]["Id"], set()).add(int(result["MeasId"]["Id"]))
+        return found
+
     def seqs(self) -> list[int]:
         return [int(found["MeasId"]["Id"]) for where, found, _ in self.heard if where.endswith("/result")]
 
@@ -326,6 +334,23 @@ def test_a_line_whose_broker_is_down_for_a_while_loses_nothing(short_path: Path,
     results = [found for where, found, _ in peer.heard if where.endswith("/result")]
     assert {one["ResultContent"][0]["Verdict"] for one in results} == {"PASS"}
     assert all(one["IsSimulated"] for one in results)
+
+
+def test_what_a_line_could_not_send_before_it_was_stopped_goes_out_after_its_next_start(
+    short_path: Path, broker: Mosquitto
+) -> None:
+    text = LINE_TOML.format(folder=short_path, port=broker.port).replace("parts = 250", "parts = 50")
+    (short_path / "line.toml").write_text(text)
+    command = [sys.executable, "-m", "line_worker.cli", "serve", str(short_path / "line.toml")]
+    with Subscriber(broker.port) as peer:
+        time.sleep(1.5)  # mosquitto writes once a second what it knows of its subscribers
+        broker.kill()
+        first = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert first.returncode == 0, first.stderr[-2000:]
+        broker.start()
+        second = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert second.returncode == 0, second.stderr[-2000:]
+        wait_for(lambda: len(peer.runs()) == 2 and all(found == set(range(50)) for found in peer.runs().values()))
 
 
 # ---- TLS and passwords -----------------------------------------------------------------------------------------------

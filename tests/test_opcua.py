@@ -597,29 +597,60 @@ handshake = false
 """
 
 
-def test_a_line_serves_its_newest_result_and_ends_in_good_order_at_sigterm(short_path: Path) -> None:
+async def _newest(port: int, past: int) -> int:
+    """Wait until a line that was drawn shows a completed result whose number is above `past`; returns its number."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(OSError, TimeoutError, ua.UaError):
+                async with connected(f"opc.tcp://{HOST}:{port}/") as peer:
+                    while True:
+                        found = await peer.node(NEWEST).read_value()
+                        number = int(found.MeasId.Id) if found.MeasId is not None else -1
+                        if number > past and found.ResultState == 1:
+                            assert found.IsSimulated is True
+                            return number
+                        await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
+
+
+async def _read_for_ever(peer: Peer) -> None:
+    while True:
+        await peer.node(NEWEST).read_value()
+        await asyncio.sleep(0.05)
+
+
+def _sink_process(line_toml: Path) -> int:
+    """Return the id of the sink's process."""
+    marker = str(line_toml.parent / "run")
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().decode("utf-8", "replace").split("\0")
+            if "sink" in words and any(word.startswith(marker) for word in words):
+                return int(path.parent.name)
+    raise AssertionError("the sink does not run")
+
+
+def test_a_line_serves_its_newest_result_also_after_a_crash_and_ends_in_good_order(short_path: Path) -> None:
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     (short_path / "line.toml").write_text(LINE_TOML.format(folder=short_path, port=port))
     command = [sys.executable, "-m", "line_worker.cli", "serve", str(short_path / "line.toml")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
 
-    async def look() -> None:
-        async with asyncio.timeout(60):
-            while True:
-                with suppress(OSError, TimeoutError, ua.UaError):
-                    async with connected(f"opc.tcp://{HOST}:{port}/") as peer:
-                        found = await peer.node(NEWEST).read_value()
-                        if int(found.MeasId.Id or 0) > 20 and found.ResultState == 1:
-                            assert found.IsSimulated is True
-                            process.send_signal(signal.SIGTERM)  # while the session is open
-                            await asyncio.sleep(0.5)
-                            return
-                await asyncio.sleep(0.2)
+    async def run() -> None:
+        number = await _newest(port, 20)
+        async with connected(f"opc.tcp://{HOST}:{port}/") as peer:
+            os.kill(_sink_process(short_path / "line.toml"), signal.SIGKILL)
+            with pytest.raises((OSError, ua.UaError)):
+                await _read_for_ever(peer)
+        await _newest(port, number)
+        async with connected(f"opc.tcp://{HOST}:{port}/"):
+            process.send_signal(signal.SIGTERM)  # while a session is open
+            await asyncio.get_running_loop().run_in_executor(None, process.wait, 30)
 
     try:
-        with suppress(ua.UaError, OSError):  # the session was ended from the other side
-            asyncio.run(look())
+        with suppress(OSError, ua.UaError):  # the last session was ended from the other side
+            asyncio.run(run())
         _, told = process.communicate(timeout=30)
         assert process.returncode == 0, told[-2000:]
     finally:
