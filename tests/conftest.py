@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from scripted_hub import Rig
+
 # `make slow` sets HYPOTHESIS_PROFILE=slow: many more examples and longer ones
 settings.register_profile("short", deadline=None, max_examples=60, stateful_step_count=40)
 settings.register_profile("slow", deadline=None, max_examples=5000, stateful_step_count=200)
@@ -33,6 +35,14 @@ def short_path() -> Iterator[Path]:
     """Return an empty folder whose path is short enough for socket files, whatever the test is called."""
     with tempfile.TemporaryDirectory(prefix="lw") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def rig(short_path: Path) -> Iterator[Rig]:
+    rig = Rig(short_path)
+    yield rig
+    rig.close()
+    assert not list(rig.config.line.runtime.iterdir()), "no socket file stays"
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ class Rig:
         self.wire = Wire(runtime, frame_bytes=100_000)
         source = {"kind": "synthetic"}
         fields = {"name": "cam", "deadline_ms": 2000.0, "window": WINDOW, "max_frame_mb": 0.01, "source": source}
-        self.announcer = Announcer("t", Camera.model_validate(fields | camera), self.wire)
+        self.announcer = Announcer(f"t{os.getpid()}", Camera.model_validate(fields | camera), self.wire)
         self.reader = FrameReader()
         self.meet(1)
 
@@ -96,7 +97,7 @@ def rig(short_path: Path) -> Iterator[Rig]:
     rig = Rig(short_path)
     yield rig
     rig.close()
-    assert not list(SHM.glob("line-worker-t-cam*")), "the ring goes with its source"
+    assert not list(SHM.glob(f"line-worker-t{os.getpid()}-cam*")), "the ring goes with its source"
 
 
 @pytest.mark.parametrize("transport", ["ring", "inline"])

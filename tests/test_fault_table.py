@@ -44,7 +44,7 @@ ELSEWHERE: dict[int, tuple[str, ...]] = {
         "test_batching::test_too_late_is_what_not_even_the_fastest_batch_of_one_would_make",
         "test_line::test_more_parts_than_can_be_scored_are_all_accounted_for",
     ),
-    8: ("test_hub::test_gaps_at_the_end_are_booked_when_the_source_says_goodbye",),
+    8: ("test_hub_sources::test_gaps_at_the_end_are_booked_when_the_source_says_goodbye",),
     9: (
         "test_station::test_when_the_only_camera_goes_dark_its_last_parts_are_decided_and_then_nothing_is_ready",
         "test_source_camera::test_a_pulled_cable_is_an_error_and_the_camera_can_be_opened_again",
@@ -66,7 +66,7 @@ ELSEWHERE: dict[int, tuple[str, ...]] = {
     ),
     18: (
         "test_line::test_a_killed_hub_comes_back_and_decides_nothing_twice",
-        "test_hub::test_a_hub_that_is_killed_continues_where_it_was",
+        "test_hub_restarts::test_a_hub_that_is_killed_continues_where_it_was",
         "test_ledger::test_decided_keys_of_an_earlier_hub_are_shown_in_order_and_within_their_deadline",
     ),
     20: (
@@ -85,7 +85,7 @@ ELSEWHERE: dict[int, tuple[str, ...]] = {
     25: ("test_plc::test_one_part_behind_is_a_fault_until_the_plc_synchronises",),
     27: (
         "test_line::test_serve_ends_in_good_order_at_sigterm_and_a_second_one_refuses_to_start",
-        "test_hub::test_stopping_settles_what_is_open_and_shows_it",
+        "test_hub_restarts::test_stopping_settles_what_is_open_and_shows_it",
     ),
     28: (
         "test_ledger::test_the_same_frame_again_is_a_duplicate",
@@ -94,7 +94,7 @@ ELSEWHERE: dict[int, tuple[str, ...]] = {
     ),
     29: (
         "test_ledger::test_a_gap_is_a_reject_at_once",
-        "test_hub::test_a_jump_too_far_ends_the_epoch_and_is_not_booked",
+        "test_hub_sources::test_a_jump_too_far_ends_the_epoch_and_is_not_booked",
     ),
     31: (
         "test_auth::test_unknown_key",
@@ -102,7 +102,7 @@ ELSEWHERE: dict[int, tuple[str, ...]] = {
     ),
     32: (
         "test_outbox::test_three_malformed_messages_cut_a_peer_and_only_that_one",
-        "test_hub::test_a_malformed_announcement_becomes_a_gap",
+        "test_hub_sources::test_a_malformed_announcement_becomes_a_gap",
     ),
     33: (
         "test_auth::test_rotation_with_both_keys_valid",

@@ -26,7 +26,12 @@ def _config(folder: Path, parts: int, rate: float, **more: Any) -> Config:
     source = {"kind": "synthetic", "part": "noise", "parts": parts, "rate": rate, "width": 160, "height": 120}
     camera = {"name": "camera", "deadline_ms": 2000, "window": 128, "max_frame_mb": 1, "source": source}
     camera |= more.get("camera", {})
-    line = {"name": "t", "runtime": str(folder / "run"), "data": str(folder / "data"), **more.get("line", {})}
+    line = {
+        "name": f"t{os.getpid()}",
+        "runtime": str(folder / "run"),
+        "data": str(folder / "data"),
+        **more.get("line", {}),
+    }
     return parse(
         {
             "line": line,
@@ -82,7 +87,9 @@ def test_every_part_passes_in_order(tmp_path: Path, more: dict[str, Any]) -> Non
     assert rehearsal.run() == 0
     assert [o.key.seq for o in rehearsal.watcher.outcomes] == list(range(60))
     assert _check_books(config, tmp_path, 60) == {"PASS": 60}
-    assert not list(Path("/dev/shm").glob("line-worker-t-camera.*")), "an orderly stop leaves no shared memory"
+    assert not list(Path("/dev/shm").glob(f"line-worker-t{os.getpid()}-camera.*")), (
+        "an orderly stop leaves no shared memory"
+    )
 
 
 def test_a_worker_killed_in_a_run_of_500_frames_costs_no_outcome(tmp_path: Path) -> None:
