@@ -29,7 +29,7 @@ def line(*sinks: dict[str, Any], transport: str, cameras: int, window: int) -> C
         {
             "line": {"name": "l", "runtime": "/r", "data": "/d"},
             "cameras": [one | {"name": f"c{n}", "source": {"kind": "synthetic"}} for n in range(cameras)],
-            "workers": {"bundle": "stub", "count": 2, "batch": 3},
+            "workers": {"bundle": "stub", "count": 2, "batch": 3, "growth_mb": 0, "growth_descriptors": 0},
             "sinks": list(sinks),
         }
     )
@@ -43,6 +43,13 @@ def test_frames_in_shared_memory() -> None:
     assert found.messages == 4 * SLACK_BYTES * (FRAMES.high_water + 2 * WORK.high_water)
     assert found.total == sum(found)
     assert found.as_mb()["rings"] == 10
+
+
+def test_while_a_worker_is_replaced_there_is_one_more() -> None:
+    config = line(transport="inline", cameras=1, window=4)
+    three = config.model_copy(update={"workers": config.workers.model_copy(update={"count": 3})})
+    grows = config.model_copy(update={"workers": config.workers.model_copy(update={"growth_mb": 100.0})})
+    assert memory_bound(grows) == memory_bound(three) != memory_bound(config)
 
 
 def test_frames_inside_messages() -> None:

@@ -39,7 +39,7 @@ def memory_bound(config: Config) -> MemoryBound:
         rings=sum(_bytes(c) * c.ring_slots for c in config.cameras if c.transport == "ring"),
         hub=_hub(config),
         sources=sum(_bytes(c) * (AHEAD_FRAMES + (c.window + 2) * _inline(c)) for c in config.cameras),
-        workers=config.workers.count * _worker(config),
+        workers=_workers(config) * _worker(config),
         sinks=_sinks(config),
         messages=_messages(config),
     )
@@ -53,9 +53,14 @@ def _inline(camera: Camera) -> bool:
     return camera.transport == "inline"
 
 
+def _workers(config: Config) -> int:
+    """Return how many workers there can be: one more while one that has grown is being replaced."""
+    return config.workers.count + (config.workers.growth_mb > 0 or config.workers.growth_descriptors > 0)
+
+
 def _credits(config: Config) -> int:
     """Return the frames that all workers may hold."""
-    return config.workers.count * CREDIT_BATCHES * config.workers.batch
+    return _workers(config) * CREDIT_BATCHES * config.workers.batch
 
 
 def _hub(config: Config) -> int:
@@ -91,5 +96,5 @@ def _sinks(config: Config) -> int:
 
 def _messages(config: Config) -> int:
     """Bodies in the queues of both ends of every connection, pixels apart."""
-    peers = ((FRAMES, len(config.cameras)), (WORK, config.workers.count), (OUTCOMES, len(config.sinks)))
+    peers = ((FRAMES, len(config.cameras)), (WORK, _workers(config)), (OUTCOMES, len(config.sinks)))
     return sum(2 * 2 * count * link.high_water * SLACK_BYTES for link, count in peers)
