@@ -18,6 +18,7 @@ from line_worker import __version__, cli_learn, cli_operate, cli_registers
 from line_worker.cli_bench import bench_app
 from line_worker.cli_bundle import bundle_app
 from line_worker.cli_keys import keys_app
+from line_worker.cli_recording import recording_app
 from line_worker.cli_shadow import shadow_app
 from line_worker.errors import LineWorkerError
 
@@ -25,6 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 app.add_typer(bench_app, name="bench")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(keys_app, name="keys")
+app.add_typer(recording_app, name="recording")
 app.add_typer(shadow_app, name="shadow")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="LINE.TOML", help="The line's configuration.")]
