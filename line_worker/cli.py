@@ -100,6 +100,21 @@ def score(
 
 
 @app.command()
+def rescore(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Recordings, images, folders of images.")],
+    bundle: Annotated[Path, typer.Option(help="The bundle to judge with.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write verdicts here (.jsonl or .parquet).")] = None,
+    processes: Annotated[int, typer.Option(min=0, help="How many; 0: one for each processor.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with --out stopped.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Judge recordings and folders again on all cores, away from any line; says which recorded verdicts change."""
+    from line_worker.rescore.run import run
+
+    return run(sources, bundle, out, processes, resume=resume, as_json=as_json)
+
+
+@app.command()
 def serve(config: ConfigPath) -> int:
     """Run a whole line on this host until SIGTERM, or until its sources are finished; SIGHUP reads LINE.TOML again."""
     from line_worker.config import load
