@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Callable
@@ -23,8 +24,7 @@ ODD: tuple[Any, ...] = (
 
 def sample(cls: type, rng: Random) -> Any:
     """Return a sound message of `cls`."""
-    hints = typing.get_type_hints(cls)
-    values = {f.name: _value(hints[f.name], rng) for f in dataclasses.fields(cls)}
+    values = {name: _value(hint, rng) for name, hint in _fields(cls).items()}
     if cls is m.Outcome:
         reason = rng.choice(list(Reason))
         values |= {"reason": int(reason), "verdict": str(verdict_of(reason))}
@@ -33,16 +33,25 @@ def sample(cls: type, rng: Random) -> Any:
     return cls(**values)
 
 
+@functools.cache
+def _fields(cls: type) -> dict[str, Any]:
+    """Return the types of a message's fields; found once, as that takes longer than all the rest of a case."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+SIMPLE: dict[Any, Callable[[Random], Any]] = {
+    int: lambda rng: rng.choice((0, 1, rng.getrandbits(16), rng.getrandbits(63))),
+    float: lambda rng: rng.uniform(-1e6, 1e6),
+    str: lambda rng: "".join(rng.choices("abcdefgh/.\0é", k=rng.randrange(12))),
+    bool: lambda rng: rng.random() < 0.5,
+    bytes: lambda rng: rng.randbytes(rng.randrange(64)),
+}
+
+
 def _value(hint: Any, rng: Random) -> Any:
-    simple: dict[Any, Callable[[], Any]] = {
-        int: lambda: rng.choice((0, 1, rng.getrandbits(16), rng.getrandbits(63))),
-        float: lambda: rng.uniform(-1e6, 1e6),
-        str: lambda: "".join(rng.choices("abcdefgh/.\0é", k=rng.randrange(12))),
-        bool: lambda: rng.random() < 0.5,
-        bytes: lambda: rng.randbytes(rng.randrange(64)),
-    }
-    if hint in simple:
-        return simple[hint]()
+    if hint in SIMPLE:
+        return SIMPLE[hint](rng)
     if dataclasses.is_dataclass(hint):
         inner = sample(typing.cast(type, hint), rng)
         return dataclasses.replace(inner, pixels=b"") if isinstance(inner, m.Frame) else inner
