@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from line_worker import __version__, cli_learn, cli_operate, cli_registers
+from line_worker import __version__, cli_init, cli_learn, cli_operate, cli_registers
 from line_worker.cli_bench import bench_app
 from line_worker.cli_bundle import bundle_app
 from line_worker.cli_keys import keys_app
@@ -72,6 +72,7 @@ def demo(
     return run(parts, rate, defects, seed, folder.resolve(), as_json=as_json)
 
 
+app.command()(cli_init.init)
 app.command()(cli_learn.train)
 app.command()(cli_learn.recalibrate)
 cli_operate.register(app)

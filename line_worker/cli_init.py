@@ -1,0 +1,67 @@
+"""`line-worker init`: asks a few questions and writes line.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from line_worker.errors import ConfigError
+
+
+def init(
+    out: Annotated[Path, typer.Argument(metavar="[LINE.TOML]", help="The file to write.")] = Path("line.toml"),
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: write a line with everything as suggested.")] = False,
+    answer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An answer beforehand, as plc=opcua.")
+    ] = None,
+) -> int:
+    """Write a line.toml with its reasons beside it, from a few answers."""
+    from line_worker import station
+    from line_worker.config import parse
+
+    if out.exists():
+        raise ConfigError(str(out), ["is there already and is not overwritten; give another name"])
+    answers = station.defaults() | _beforehand(answer or ())
+    for question in station.QUESTIONS:
+        if not yes and question.asked(answers) and not _given(question.name, answer):
+            answers[question.name] = _asked(question)
+    text = station.render(answers)
+    import tomllib
+
+    parse(tomllib.loads(text), base=out.parent)
+    out.write_text(text, "utf-8")
+    typer.echo(f"{out} is written; now: line-worker doctor {out}, then line-worker serve {out}")
+    return 0
+
+
+def _beforehand(given: list[str] | tuple[str, ...]) -> dict[str, str]:
+    from line_worker import station
+
+    known = {question.name: question for question in station.QUESTIONS}
+    answers = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or name not in known:
+            raise ConfigError("--answer", [f"{one!r}: give NAME=VALUE with one of {', '.join(known)}"])
+        answers[name] = station.checked(known[name], value)
+    return answers
+
+
+def _given(name: str, given: list[str] | None) -> bool:
+    return any(one.partition("=")[0] == name for one in given or ())
+
+
+def _asked(question: object) -> str:
+    """Ask until the answer makes sense."""
+    from line_worker import station
+
+    assert isinstance(question, station.Question)
+    among = f" ({', '.join(question.choices)})" if question.choices else ""
+    while True:
+        text = typer.prompt(question.words + among, default=question.default)
+        try:
+            return station.checked(question, text)
+        except ConfigError as error:
+            typer.echo(error.problems[0], err=True)

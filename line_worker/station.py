@@ -1,0 +1,164 @@
+"""What `line-worker init` writes: a line.toml with its reasons beside it, from a few answers.
+
+Only what a first line needs; `systemd/line.toml` shows every key. Text in, text out: the command asks and writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+from line_worker.errors import ConfigError
+
+COMMENTS = 38  # the column where they begin
+Row = tuple[str, str, str]  # key, value, what it is for
+
+
+class Question(NamedTuple):
+    """One thing to ask. `choices`: () for any text. `asked` says, from the answers so far, whether it makes sense."""
+
+    name: str
+    words: str
+    default: str
+    choices: tuple[str, ...] = ()
+    asked: Callable[[dict[str, str]], bool] = lambda answers: True
+
+
+def _is(name: str, *values: str) -> Callable[[dict[str, str]], bool]:
+    return lambda answers: answers[name] in values
+
+
+QUESTIONS = (
+    Question("line", "Name of this station (letters, digits, . _ -)", "station-1"),
+    Question("camera", "Name of the camera", "top"),
+    Question("source", "Where do pictures come from", "camera", ("camera", "folder", "video", "synthetic")),
+    Question("device", "Camera: device number, or rtsp://... or http://...", "0", asked=_is("source", "camera")),
+    Question("path", "Folder or video file", "images", asked=_is("source", "folder", "video")),
+    Question("colour", "Are the pictures", "gray", ("gray", "bgr"), _is("source", "camera", "video")),
+    Question("deadline_ms", "Milliseconds from the trigger until every part must have its answer", "200"),
+    Question("bundle", "The bundle that `line-worker train` wrote (stub: none yet, everything passes)", "part.bundle"),
+    Question("plc", "PLC", "none", ("none", "modbus-server", "modbus-client", "opcua")),
+    Question("host", "PLC: address to listen on", "127.0.0.1", asked=_is("plc", "modbus-server", "opcua")),
+    Question("plc_host", "PLC: its address", "192.168.0.10", asked=_is("plc", "modbus-client")),
+    Question("data", "Folder for the journal, results and pictures of rejects", "data"),
+)
+
+
+def defaults() -> dict[str, str]:
+    """Return the answers of somebody who only presses Enter."""
+    answers: dict[str, str] = {}
+    for question in QUESTIONS:
+        answers[question.name] = question.default
+    return answers
+
+
+def checked(question: Question, text: str) -> str:
+    """Return the answer; raises ConfigError when it is none of the choices, or no number where one is needed."""
+    text = text.strip()
+    if question.choices and text not in question.choices:
+        raise ConfigError(question.name, [f"{text!r} is none of {', '.join(question.choices)}"])
+    if question.name == "deadline_ms":
+        try:
+            number = float(text)
+        except ValueError:
+            raise ConfigError(question.name, [f"{text!r} is no number"]) from None
+        if not 0 < number <= 600_000:
+            raise ConfigError(question.name, [f"{text} should be more than 0 and at most 600000"])
+    return text
+
+
+def render(answers: dict[str, str]) -> str:
+    """Return the text of line.toml."""
+    return "\n".join([HEAD, _line(answers), _camera(answers), _workers(answers), *_sinks(answers)])
+
+
+HEAD = """\
+# Written by `line-worker init`. Check the station with `line-worker doctor line.toml`, run it with `line-worker serve
+# line.toml`. Every other key, with what it is for, is in systemd/line.toml of the project.
+"""
+
+
+def _line(a: dict[str, str]) -> str:
+    return _section(
+        "[line]",
+        ("name", _text(a["line"]), ""),
+        ("runtime", _text(a["data"] + "/run"), "sockets and locks"),
+        ("data", _text(a["data"]), "the journal: keep it on a disk that does little else"),
+    )
+
+
+def _camera(a: dict[str, str]) -> str:
+    rules = _section(
+        "[cameras.rules]",
+        ("rejects_in_row", "10", "stops the line until `line-worker acknowledge`"),
+        ("undecided_in_row", "10", "likewise"),
+    )
+    camera = _section(
+        "[[cameras]]",
+        ("name", _text(a["camera"]), ""),
+        ("deadline_ms", a["deadline_ms"], "a part without an answer by then is NO_DECISION, which rejects"),
+        ("canary_every_s", "60", "so often a defect is painted on a copy of a live part: it must fail"),
+    )
+    return "\n".join([camera, rules, _section("[cameras.source]", *_source(a))])
+
+
+def _source(a: dict[str, str]) -> list[Row]:
+    kind = ("kind", _text(a["source"]), "camera | folder | video | synthetic | replay")
+    if a["source"] == "camera":
+        device = a["device"] if a["device"].isdigit() else _text(a["device"])
+        return [kind, ("device", device, ""), ("colour", _text(a["colour"]), "gray | bgr")]
+    if a["source"] == "folder":
+        return [kind, ("path", _text(a["path"]), ""), ("watch", "true", "new pictures are taken as they appear")]
+    if a["source"] == "video":
+        return [kind, ("path", _text(a["path"]), ""), ("colour", _text(a["colour"]), "gray | bgr")]
+    return [kind, ("rate", "5", "drawn parts, a tenth of them defective")]
+
+
+def _workers(a: dict[str, str]) -> str:
+    return _section(
+        "[workers]",
+        ("bundle", _text(a["bundle"]), "what `line-worker train` wrote"),
+        ("count", "1", "worker processes"),
+        ("device", '"auto"', "a GPU when there is one"),
+    )
+
+
+def _sinks(a: dict[str, str]) -> list[str]:
+    table = "`line-worker register-map line.toml` prints the table"
+    plcs: dict[str, list[Row]] = {
+        "modbus-server": [
+            ("kind", '"plc"', f"Modbus TCP; {table}"),
+            ("mode", '"server"', "the PLC polls us"),
+            ("host", _text(a["host"]), ""),
+            ("port", "5020", ""),
+        ],
+        "modbus-client": [
+            ("kind", '"plc"', f"Modbus TCP; {table}"),
+            ("mode", '"client"', "we write into the PLC"),
+            ("host", _text(a["plc_host"]), ""),
+            ("port", "502", ""),
+        ],
+        "opcua": [
+            ("kind", '"opcua"', f"pip install line-worker[opcua]; {table}"),
+            ("host", _text(a["host"]), ""),
+            ("port", "4840", ""),
+        ],
+    }
+    store: list[Row] = [
+        ("kind", '"store"', "every result, and pictures of rejects"),
+        ("quota_mb", "2048", "of pictures"),
+    ]
+    log: list[Row] = [("kind", '"log"', "JSON lines"), ("path", _text(a["data"] + "/outcomes.jsonl"), "")]
+    sinks = [*([plcs[a["plc"]]] if a["plc"] in plcs else []), store, log]
+    return [_section("[[sinks]]", *rows) for rows in sinks]
+
+
+def _section(title: str, *rows: Row) -> str:
+    """Return a table of the file: key, value, and what it is for."""
+    lines = (f"{f'{key} = {value}':<{COMMENTS - 1}} # {why}" if why else f"{key} = {value}" for key, value, why in rows)
+    return "\n".join([title, *lines]) + "\n"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value)  # TOML's basic strings are written as JSON's

@@ -1,0 +1,85 @@
+"""`line-worker init` writes lines that can be read, whatever is answered, and never over one that is there."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from line_worker import station
+from line_worker.cli import app
+from line_worker.config import load, parse
+from line_worker.errors import ConfigError
+
+CHOICES = {question.name: question.choices for question in station.QUESTIONS if question.choices}
+
+
+def run(*arguments: object, text: str = "") -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["init", *map(str, arguments)], input=text, standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return result.return_value, result.output
+
+
+@pytest.mark.parametrize("chosen", list(itertools.product(*CHOICES.values())))
+def test_every_choice_is_a_line_that_can_be_read(chosen, tmp_path):
+    answers = station.defaults() | dict(zip(CHOICES, chosen, strict=True))
+    config = parse(tomllib.loads(station.render(answers)), base=tmp_path)
+    assert config.cameras[0].source.kind == answers["source"]
+    kinds = [sink.kind for sink in config.sinks]
+    assert kinds[-2:] == ["store", "log"]
+    assert kinds[:-2] == {"none": [], "opcua": ["opcua"]}.get(answers["plc"], ["plc"])
+
+
+def test_yes_asks_nothing(tmp_path):
+    code, words = run(tmp_path / "line.toml", "--yes")
+    assert code == 0
+    assert "line-worker doctor" in words
+    assert load(tmp_path / "line.toml").line.name == "station-1"
+
+
+def test_answers_are_asked_for_and_checked(tmp_path):
+    asked = [
+        "hall-7",
+        "side",
+        "tape",
+        "folder",
+        "in coming",
+        "soon",
+        "350",
+        "b.bundle",
+        "modbus-client",
+        "10.0.0.9",
+        "d",
+    ]
+    words = run(tmp_path / "line.toml", text="\n".join([*asked, "d", ""]))[1]
+    assert "'tape' is none of camera, folder, video, synthetic" in words
+    assert "'soon' is no number" in words
+    config = load(tmp_path / "line.toml")
+    assert (config.line.name, config.cameras[0].name, config.cameras[0].deadline_ms) == ("hall-7", "side", 350)
+    assert config.cameras[0].source.path == tmp_path / "in coming"
+    assert (config.sinks[0].mode, config.sinks[0].host) == ("client", "10.0.0.9")
+
+
+def test_answers_can_be_given_beforehand(tmp_path):
+    run(tmp_path / "line.toml", "--yes", "--answer", "device=rtsp://user@cam/1", "--answer", "plc=opcua")
+    config = load(tmp_path / "line.toml")
+    assert config.cameras[0].source.device == "rtsp://user@cam/1"
+    assert config.sinks[0].kind == "opcua"
+
+
+def test_a_line_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "line.toml").write_text("mine")
+    with pytest.raises(ConfigError, match="not overwritten"):
+        run(tmp_path / "line.toml", "--yes")
+    assert (tmp_path / "line.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("answer", ["plc", "colour=blue", "nothing=1", "line=a/b"])
+def test_answers_that_make_no_sense_write_nothing(tmp_path: Path, answer: str):
+    with pytest.raises(ConfigError):
+        run(tmp_path / "line.toml", "--yes", "--answer", answer)
+    assert not (tmp_path / "line.toml").exists()
