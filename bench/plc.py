@@ -1,6 +1,6 @@
 """How long an outcome takes from the PLC sink to a PLC that polls: Modbus TCP and OPC UA, each a process of its own.
 
-The sink runs here as its runner would drive it. The PLC polls without pause, says what it has seen and when on the
+The sink runs here as its runner would drive it. The PLC polls every 2 ms, says what it has seen and when on the
 clock that both processes share, and acknowledges; it knows nothing of the sink but its protocol.
 """
 

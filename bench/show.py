@@ -82,7 +82,7 @@ def show_ways(ways: Sequence[Way], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"machine": machine(), "ways": [asdict(way) for way in ways]}))
         return
-    table = Table(title="Outcome at the sink -> seen by a PLC that polls without pause, ms")
+    table = Table(title="Outcome at the sink -> seen by a PLC that polls every 2 ms, ms")
     for column in ("protocol", "parts/s", "parts", "seen", "p50", "p99", "max"):
         table.add_column(column, justify="left" if column == "protocol" else "right")
     for way in ways:

@@ -217,6 +217,32 @@ def test_a_result_has_the_companions_names_and_types(shared: Station) -> None:
     asyncio.run(look())
 
 
+def test_every_result_is_an_event_for_those_who_subscribe(shared: Station) -> None:
+    heard: list[Any] = []
+
+    class Handler:
+        def event_notification(self, event: Any) -> None:
+            heard.append(event)
+
+    async def listen() -> None:
+        async with connected(shared.url) as peer:
+            subscription = await peer.client.create_subscription(10, Handler())
+            kind = peer.client.get_node(ua.NodeId(1024, peer.companion))  # ResultReadyEventType
+            await subscription.subscribe_events(peer.node(""), kind)
+            shared.deliver(*(outcome(500 + number, reason=(0, 1)[number % 2]) for number in range(20)))
+            async with asyncio.timeout(10):
+                while len(heard) < 20:
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(listen())
+    assert [event.ResultId.Id for event in heard] == [f"{LINE}/top/7/{500 + number}" for number in range(20)]
+    last = heard[-1]
+    assert (last.PartId.Id, last.JobId.Id, last.IsSimulated, last.ResultState) == ("part-519", "top/7", False, 1)
+    assert last.ResultContent[0].Value.Value.Value == "FAIL"
+    assert last.CreationTime.year == 2023
+    assert last.Message.Text == "top: FAIL"
+
+
 def test_drawn_parts_are_marked_as_simulated(shared: Station) -> None:
     async def look() -> None:
         async with connected(shared.url) as peer:

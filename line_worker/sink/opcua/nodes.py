@@ -23,7 +23,14 @@ from line_worker.verdicts import StationState
 COMPANION = "http://opcfoundation.org/UA/MachineVision"
 NAMESPACE = "urn:line-worker"
 NODESET = "Opc.Ua.MachineVision.NodeSet2.xml"
-_TYPES = {"system": 1003, "results": 1007, "automatic": 1021, "folder": 1016, "result": 2002}  # of the companion
+_TYPES = {
+    "system": 1003,
+    "results": 1007,
+    "automatic": 1021,
+    "folder": 1016,
+    "ready": 1024,
+    "result": 2002,
+}  # of the companion
 _BASE = "BinaryIdBaseDataType"
 _AUTOMATIC = {"Ready": 5057, "ContinuousExecution": 5059}  # states of its automatic mode
 _VARIANTS = {"u16": ua.VariantType.UInt16, "u32": ua.VariantType.UInt32, "f32": ua.VariantType.Float}
@@ -40,6 +47,7 @@ class Nodes:
         self._written: dict[ua.NodeId, Any] = {}  # what the variables hold
         self._state: StationState | None = None
         self._machine = self._automatic = ua.NodeId()
+        self._ready: Any = None  # tells that a result is there
 
     async def build(self, cameras: Iterable[str], *, registers: bool) -> None:
         """Load the companion's types and make the line's objects."""
@@ -53,6 +61,8 @@ class Nodes:
         await self._lock([found.nodeid for found in await _below(system)])
         if registers:
             await self._make_registers(system)
+        kind = self._server.get_node(ua.NodeId(_TYPES["ready"], self._companion))
+        self._ready = await self._server.get_event_generator(kind, system)
 
     def node(self, *path: str) -> ua.NodeId:
         """Return the id of the node at `path` below the line."""
@@ -144,12 +154,17 @@ class Nodes:
             await self._put(variable.nodeid, shown)
 
     async def write_result(self, camera: str, result: dict[str, Any]) -> None:
-        """Write a camera's newest result: the structure, and its members as variables."""
+        """Write a camera's newest result, the structure and its members as variables, and tell that it is there."""
         structure = _structure(result)
         top = self.node("ResultManagement", "Results", camera)
+        event = self._ready.event
         for name in result:
-            await self._write(ua.NodeId(f"{top.Identifier}.{name}", self._own), _member(structure, name))
+            member = _member(structure, name)
+            await self._write(ua.NodeId(f"{top.Identifier}.{name}", self._own), member)
+            setattr(event, name, member.Value)
+            event.data_types[name] = member.VariantType  # asyncua knows only some of them
         await self._write(top, ua.Variant(structure))
+        await self._ready.trigger(message=f"{camera}: {result['ResultContent'][0]['Verdict']}")
 
     async def _write(self, node: ua.NodeId, value: ua.Variant) -> None:
         if self._written.get(node) != value:
