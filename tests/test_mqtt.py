@@ -285,6 +285,19 @@ def test_a_broker_that_is_stopped_confirms_nothing_and_nothing_counts_as_deliver
     sink.settle()
 
 
+def test_a_broker_that_stops_while_nothing_is_sent_is_noticed(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("line_worker.sink.mqtt.broker.KEEPALIVE_S", 1)
+    found = sink_of(line(broker.port))
+    found.open()
+    broker.send(signal.SIGSTOP)
+    wait_for(lambda: not found.reachable()[0])
+    assert "the connection was lost" in found.reachable()[1]
+    broker.send(signal.SIGCONT)
+    found.close()
+
+
 def test_a_listener_that_never_answers_is_told_and_closing_stays_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("line_worker.sink.mqtt.broker.CONNECT_S", 0.5)
     with socket.create_server((HOST, 0)) as mute:
