@@ -205,6 +205,28 @@ def drill(
     return run_drill(asked, as_json=as_json)
 
 
+@app.command()
+def cameras(
+    producer: Annotated[
+        list[Path] | None, typer.Option(metavar="X.CTI", help="A GenTL producer; may be given again.")
+    ] = None,
+    pictures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write one picture of each here.")] = None,
+    as_json: Json = False,
+) -> int:
+    """List the cameras that are connected; exit code 1 when there is none."""
+    import json
+
+    from line_worker.cameras import connected
+
+    count = 0
+    for count, one in enumerate(connected(producer or (), pictures), 1):  # noqa: B007 - how many there were
+        words = f"{one.what}\n   {one.source}" + (f"\n   {one.picture}" if one.picture else "")
+        typer.echo(json.dumps(one._asdict()) if as_json else words)
+    if not count:
+        typer.echo("no camera is connected; GenICam cameras need --producer with the vendor's .cti file", err=True)
+    return 0 if count else 1
+
+
 app.command("register-map")(cli_registers.register_map)
 
 

@@ -84,6 +84,21 @@ class CameraSource(Section):
     rate: PositiveFloat | None = None  # at most this many frames a second are taken
 
 
+class GenicamSource(Section):
+    """A GenICam camera through a GenTL producer. `nodes` are set in their order, each read back.
+
+    device: serial number, user's name, id or model; "" when only one camera is connected. timeout_ms: a camera that is
+    silent for so long is opened again; 0: a triggered one may be silent.
+    """
+
+    kind: Literal["genicam"]
+    producer: Path
+    device: str = ""
+    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    buffers: int = Field(default=8, ge=1, le=256)
+    timeout_ms: float = Field(default=0.0, ge=0)
+
+
 class SyntheticSource(Section):
     """Drawn parts, a share `defects` of them bad; `part = "noise"` gives plain noise, to measure the line alone."""
 
@@ -108,7 +123,8 @@ class ReplaySource(Section):
 
 
 Source = Annotated[
-    FolderSource | VideoSource | CameraSource | SyntheticSource | ReplaySource, Field(discriminator="kind")
+    FolderSource | VideoSource | CameraSource | GenicamSource | SyntheticSource | ReplaySource,
+    Field(discriminator="kind"),
 ]
 
 

@@ -98,6 +98,11 @@ def _case(name: str, tmp: Path) -> Iterator[Case]:
     elif name == "replay-max":
         path = record(tmp / "r.mcap", _pictures(5, (48, 64, 3)))
         yield Case(_source(kind="replay", path=path, rate="max"), 5, (48, 64, 3), np.uint8)
+    elif name == "genicam":
+        genicam = pytest.importorskip("genicam", reason="pip install line-worker[genicam]")
+        producer = Path(genicam.__file__).parent / "viky.cti"
+        nodes = {"PixelFormat": "Mono8", "AcquisitionFrameRate": RATE}
+        yield Case(_source(kind="genicam", producer=producer, device="0", nodes=nodes), None, (400, 400), np.uint8)
     else:
         with SimulatedCamera(_pictures(5, (48, 64, 3)), rate=RATE) as camera:
             yield Case(_source(kind="camera", device=camera.url, timeout_ms=1000), None, (48, 64, 3), np.uint8)
@@ -105,7 +110,7 @@ def _case(name: str, tmp: Path) -> Iterator[Case]:
 
 NAMES = [
     *("folder", "folder-16-bit-colour", "folder-looped", "folder-watched", "video", "video-gray-looped"),
-    *("synthetic", "synthetic-noise", "replay", "replay-max", "camera"),
+    *("synthetic", "synthetic-noise", "replay", "replay-max", "camera", "genicam"),
 ]
 
 

@@ -14,7 +14,7 @@ from line_worker.doctor import Finding, error, ok, warning
 from line_worker.errors import SinkError, SourceError
 from line_worker.joining import is_away
 from line_worker.sink.plc.client import RegisterClient
-from line_worker.source import Captured, Source, make_source
+from line_worker.source import LIVE, Captured, Source, make_source
 from line_worker.verdicts import Reason
 
 FRAME_S = 5.0  # how long a source may take for its first frame once it is open
@@ -51,7 +51,7 @@ def judged(config: Config) -> Pictures | None:
 def check_camera(camera: Camera, wanted: Pictures | None, *, running: bool) -> Iterator[Finding]:
     """Open it, wait for a frame, close it. `wanted` is what the bundle judges."""
     what = f"camera {camera.name}"
-    if running and camera.source.kind == "camera":
+    if running and camera.source.kind in LIVE:
         yield ok(what, "not tried: the running line has it")
         return
     source = make_source(camera)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from line_worker.config import Camera
 
 
+LIVE = ("camera", "genicam")  # kinds that give frames whether or not the line runs
+
+
 @dataclass(frozen=True, slots=True)
 class Captured:
     """One trigger: its picture, or why there is none. `at` is time.monotonic() in seconds when it was taken."""
@@ -64,6 +67,10 @@ def make_source(camera: Camera) -> Source:
         from line_worker.source.camera import CameraFrames
 
         return CameraFrames(source)
+    if source.kind == "genicam":
+        from line_worker.source.genicam import GenicamFrames
+
+        return GenicamFrames(source)
     if source.kind == "replay":
         from line_worker.source.replay import ReplayFrames
 

@@ -17,7 +17,7 @@ from line_worker.config import Camera, Config
 from line_worker.errors import SourceError
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_cameras, open_wire
-from line_worker.source import Source, make_source
+from line_worker.source import LIVE, Source, make_source
 from line_worker.source.announce import Announcer
 from line_worker.verdicts import StationState
 
@@ -84,7 +84,7 @@ def run(config: Config, camera: Camera) -> int:
         wire = open_wire(config, "source", int(camera.max_frame_mb * 1e6))
         source = make_source(camera)
         announcer = Announcer(config.line.name, camera, wire)
-        runner = Runner(source, announcer, live=camera.source.kind == "camera")
+        runner = Runner(source, announcer, live=camera.source.kind in LIVE)
         notifier.ready(f"{camera.source.kind} is being read")
         try:
             while not stop and not source.finished:

@@ -1,0 +1,67 @@
+"""Pictures out of a camera's buffer, by the names of GenICam's Pixel Format Naming Convention (PFNC 2.4).
+
+What sensors give in 10, 12 or 14 bits comes back as uint16 with full scale at the top, so that brightness means the
+same whatever the format. Bayer patterns are demosaiced to BGR.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from line_worker.errors import SourceError
+
+MONO = re.compile(r"Mono(8|10|12|14|16)")
+BAYER = re.compile(r"Bayer(RG|GR|GB|BG)(8|10|12|14|16)")
+ROWS = {"RG": "RGGB", "GR": "GRBG", "GB": "GBRG", "BG": "BGGR"}  # PFNC names the first row, OpenCV all four pixels
+COLOURS = {"BGR8": (3, False), "RGB8": (3, True), "BGRa8": (4, False), "RGBa8": (4, True)}
+FORMATS = "Mono8/10/12/14/16, BayerRG/GR/GB/BG8/10/12/14/16, BGR8, RGB8, BGRa8, RGBa8"
+
+
+def picture(data: NDArray[Any], width: int, height: int, pixel_format: str) -> NDArray[Any]:
+    """Return a copy of a buffer as (H, W) gray or (H, W, 3) BGR, uint8 or uint16.
+
+    data: the buffer's samples in one row, uint8 or uint16. Raises SourceError for a format that is not one of FORMATS
+    and for a buffer of another length.
+    """
+    channels, bits = _layout(pixel_format)
+    samples = data.view(np.uint16) if bits > 8 and data.dtype == np.uint8 else data
+    if samples.size < width * height * channels:
+        raise SourceError(
+            f"the camera's buffer holds {samples.size} samples, a picture of {width} x {height} in {pixel_format} has "
+            f"{width * height * channels}; parts cannot be seen; set another PixelFormat"
+        )
+    pixels = samples[: width * height * channels].reshape(height, width, channels)
+    if found := BAYER.fullmatch(pixel_format):
+        return _raised(_demosaiced(pixels[..., 0], found[1]), bits)
+    if channels == 1:
+        return _raised(pixels[..., 0].copy(), bits)
+    swapped = COLOURS[pixel_format][1]
+    return np.ascontiguousarray(pixels[..., 2::-1] if swapped else pixels[..., :3])
+
+
+def _layout(pixel_format: str) -> tuple[int, int]:
+    """Return how many samples a pixel has, and of how many bits."""
+    if found := MONO.fullmatch(pixel_format) or BAYER.fullmatch(pixel_format):
+        return 1, int(found[found.lastindex or 1])
+    if pixel_format in COLOURS:
+        return COLOURS[pixel_format][0], 8
+    raise SourceError(
+        f"the camera gives {pixel_format}, which is not read here; parts cannot be seen; set its PixelFormat to one of "
+        f"{FORMATS} (packed formats are not read)"
+    )
+
+
+def _demosaiced(pixels: NDArray[Any], row: str) -> NDArray[Any]:
+    import cv2
+
+    code: int = getattr(cv2, f"COLOR_Bayer{ROWS[row]}2BGR")
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code))
+
+
+def _raised(pixels: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return samples of `bits` with full scale at the top of their type."""
+    return pixels << (16 - bits) if 8 < bits < 16 else pixels
