@@ -1,7 +1,8 @@
 """Drawn parts, good and bad, at a rate; their part ids tell the truth ("0012:good", "0013:scratch").
 
 Part i depends on the seed and on i only, so that two runs see the same parts. `part = "noise"` gives pictures of noise
-made once, which cost next to nothing: with them the line is measured, not the drawing.
+made once and numbered in their first bytes, which costs next to nothing: with them the line is measured, not the
+drawing. No two are the same, or a line that drops all between two that are would take its camera for frozen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from line_worker.config import SyntheticSource
 
 NOISE = "noise"
-NOISE_PICTURES = 8  # enough that no two in a row are the same
+NOISE_PICTURES = 8
 
 
 class SyntheticFrames(PacedSource):
@@ -64,7 +65,9 @@ class SyntheticFrames(PacedSource):
     def _noise(self) -> Generator[Shot]:
         pictures = [self._noise_picture(number) for number in range(NOISE_PICTURES)]
         for number, picture in enumerate(itertools.cycle(pictures)):
-            yield Shot(picture, part_id=f"{number:04d}:{NOISE}")
+            numbered = picture.copy()
+            numbered.reshape(-1).view(np.uint8)[:8] = np.frombuffer(number.to_bytes(8, "little"), np.uint8)
+            yield Shot(numbered, part_id=f"{number:04d}:{NOISE}")
 
     def _noise_picture(self, number: int) -> NDArray[Any]:
         config = self._config
