@@ -7,6 +7,9 @@ deadline would be as late as the stop was long. Pure: time is an argument.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+OVERSLEPT_S = 0.02
 STOPPED_S = 0.1  # shorter is a busy machine, and noise
 SETTLE_S = 0.05  # in which everything that had come is handed over
 
@@ -26,3 +29,18 @@ class Lapse:
         """Return when what is taken `now` can have arrived at the earliest; the caller knows of `arrived`."""
         self.note(arrived, now)
         return min(arrived, self._since) if now <= self._until else arrived
+
+
+class Heard(NamedTuple):
+    """Since when what is taken now may have been here: `since`, when it was found waiting or the sleep took too long.
+
+    A hub that writes, or is stopped, does not hear; the parts' deadlines run all the same.
+    """
+
+    since: float
+    waiting: bool
+    until: float
+
+    def at(self, now: float) -> float:
+        """Return the earliest moment at which it can have arrived."""
+        return self.since if self.waiting or now - self.until > OVERSLEPT_S else now

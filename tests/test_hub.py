@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from line_worker import lapse as module_lapse
 from line_worker.hub import run
 from line_worker.hub.drift import DriftWatch
-from line_worker.lapse import Lapse
+from line_worker.lapse import Heard, Lapse
 from line_worker.verdicts import Reason, StationState
 from line_worker.wire import messages as m
 from line_worker.wire.links import FRAMES
@@ -58,9 +58,9 @@ def test_while_the_hub_does_not_hear_the_deadline_runs(rig: Rig) -> None:
 
 
 def test_since_when_a_message_may_have_been_here() -> None:
-    assert run.Heard(5.0, True, 6.0).at(5.5) == 5.0, "it was found waiting"
-    assert run.Heard(5.0, False, 5.05).at(5.06) == 5.06, "it woke the hub"
-    assert run.Heard(5.0, False, 5.05).at(5.5) == 5.0, "the hub itself was stopped"
+    assert Heard(5.0, True, 6.0).at(5.5) == 5.0, "it was found waiting"
+    assert Heard(5.0, False, 5.05).at(5.06) == 5.06, "it woke the hub"
+    assert Heard(5.0, False, 5.05).at(5.5) == 5.0, "the hub itself was stopped"
 
 
 def test_what_comes_right_after_a_stop_may_have_been_here_all_the_while() -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import time
 from collections import Counter
-from typing import NamedTuple
 
 import structlog
 
@@ -39,7 +38,7 @@ from line_worker.hub.sources import Sources
 from line_worker.hub.station import Facts, Station
 from line_worker.hub.workers import PROBE_S, Workers
 from line_worker.joining import open_wire
-from line_worker.lapse import Lapse
+from line_worker.lapse import Heard, Lapse
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.links import FRAMES, OUTCOMES, WORK
 from line_worker.wire.messages import HubState
@@ -47,22 +46,6 @@ from line_worker.wire.messages import HubState
 log = structlog.get_logger()
 
 BEAT_S = 0.05
-OVERSLEPT_S = 0.02
-
-
-class Heard(NamedTuple):
-    """Since when what is taken now may have been here: `since`, when it was found waiting or the sleep took too long.
-
-    A hub that writes, or is stopped, does not hear; the parts' deadlines run all the same.
-    """
-
-    since: float
-    waiting: bool
-    until: float
-
-    def at(self, now: float) -> float:
-        """Return the earliest moment at which it can have arrived."""
-        return self.since if self.waiting or now - self.until > OVERSLEPT_S else now
 
 
 class Hub:
