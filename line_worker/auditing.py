@@ -143,7 +143,7 @@ def run(journal: Path, *, as_json: bool = False, settle_s: float = SETTLE_S) -> 
 
 
 def _read(journal: Path) -> tuple[Books, ...]:
-    with _opened(journal) as db:
+    with reading(journal) as db:
         announced = {(line, camera, epoch): n for line, camera, epoch, n in db.execute(_ANNOUNCED)}
         counts: dict[Name, Counter[tuple[str, int]]] = {}
         for line, camera, epoch, verdict, reason, n in db.execute(_COUNTS):
@@ -225,7 +225,8 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 @contextlib.contextmanager
-def _opened(journal: Path) -> Iterator[sqlite3.Connection]:
+def reading(journal: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal read-only, one view of everything; raises JournalError when it cannot be read."""
     if not journal.is_file():
         raise JournalError(f"{journal}: there is no journal; nothing was audited; it is journal.sqlite in line.data")
     try:

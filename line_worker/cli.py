@@ -171,6 +171,26 @@ def audit(
     return run(journal, as_json=as_json)
 
 
+@app.command("export")
+def export_journal(
+    journal: Annotated[Path, typer.Argument(help="The hub's journal: journal.sqlite in the line's data folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.")],
+    zone: Annotated[str, typer.Option(metavar="NAME", help="The time zone of a day, as Europe/Vienna.")] = "UTC",
+) -> int:
+    """Write the journal's outcomes as Parquet, a file a day; days that are over are written once."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    from line_worker.exporting import export
+
+    try:
+        days = ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise typer.BadParameter(f"--zone {zone!r}: is no time zone; give one as Europe/Vienna") from None
+    for path, count in export(journal, folder, days):
+        typer.echo(f"{path}: {count} outcomes")
+    return 0
+
+
 @app.command()
 def doctor(config: ConfigPath, as_json: Json = False) -> int:
     """Examine this station: is everything there that the line needs? Exit code 1 when something is not."""
