@@ -138,6 +138,17 @@ class RecordSink(Section):
     name: Name = "record"
     path: Path
     tolerance: float = Field(default=1e-3, ge=0)  # how far a replayed score may lie off, as a share of its threshold
+    part_mb: float = Field(default=0.0, ge=0)  # a new file after so much, 0: never
+    part_minutes: float = Field(default=0.0, ge=0)  # or after so long, 0: never
+    quota_mb: float = Field(default=0.0, ge=0)  # all parts together; the oldest are dropped, 0: none
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecordSink:
+        if self.quota_mb and not self.part_mb:
+            raise ValueError("quota_mb drops whole parts: set part_mb, too")
+        if self.quota_mb and self.quota_mb < 2 * self.part_mb:
+            raise ValueError("quota_mb should be at least twice part_mb: the part being written counts")
+        return self
 
 
 class ShadowSink(Section):

@@ -109,8 +109,10 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
         return Store(config.store_path, quota_bytes=int(sink.quota_mb * 1e6))
     if sink.kind == "record":
         from line_worker.sink.record import Recorder
+        from line_worker.wire.recording_parts import Limits
 
-        return Recorder(sink.path, config, sink.tolerance)
+        limits = Limits(sink.part_mb * 1e6, sink.part_minutes * 60, sink.quota_mb * 1e6)
+        return Recorder(sink.path, config, sink.tolerance, limits)
     if sink.kind == "shadow":
         from line_worker.sink.shadow import Shadow
 

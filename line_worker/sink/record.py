@@ -26,6 +26,7 @@ from line_worker.sink.recent import RecentKeys
 from line_worker.wire.frames import FrameReader
 from line_worker.wire.limits import RECORDER_BYTES
 from line_worker.wire.recording import RecordingMeta, Trigger
+from line_worker.wire.recording_parts import Limits, RecordingParts
 from line_worker.wire.recording_writer import RecordingWriter
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ TELL_S = 1.0
 QUEUE_ITEMS = 20_000  # triggers and outcomes waiting for the disk
 
 Task = Callable[[], None]
+ONE_FILE = Limits()
 
 
 class Recorder(QuietSink):
@@ -47,9 +49,16 @@ class Recorder(QuietSink):
 
     wants_frames = True
 
-    def __init__(self, path: Path, config: Config, tolerance: float, queue_bytes: int = RECORDER_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        tolerance: float,
+        limits: Limits = ONE_FILE,
+        queue_bytes: int = RECORDER_BYTES,
+    ) -> None:
         self._path, self._config, self._tolerance = path, config, tolerance
-        self._queue_bytes = queue_bytes
+        self._limits, self._queue_bytes = limits, queue_bytes
         self._thread: WriterThread | None = None
         self._reader = FrameReader()
         self._taken, self._delivered = RecentKeys(), RecentKeys()
@@ -64,7 +73,9 @@ class Recorder(QuietSink):
         self._first.clear()
         meta = RecordingMeta(self._config.line.name, time.time(), self._tolerance, self._config.public_json())
         try:
-            self._thread = WriterThread(RecordingWriter(self._path, meta))
+            parted = self._limits.parted
+            writer = RecordingParts(self._path, meta, self._limits) if parted else RecordingWriter(self._path, meta)
+            self._thread = WriterThread(writer)
         except RecordingError as error:
             raise SinkError(str(error)) from error
         self._thread.start()
@@ -138,7 +149,7 @@ class Recorder(QuietSink):
 class WriterThread(threading.Thread):
     """Writes queued tasks in order; `failure` says why it has stopped, "" while it works."""
 
-    def __init__(self, writer: RecordingWriter) -> None:
+    def __init__(self, writer: RecordingWriter | RecordingParts) -> None:
         super().__init__(name="recording", daemon=True)
         self.writer = writer
         self.tasks: queue.SimpleQueue[tuple[Task, int] | None] = queue.SimpleQueue()

@@ -85,6 +85,11 @@ class RecordingWriter:
         self.outcomes += 1
         self._bundles |= {outcome.bundle} - {""}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the file has, with what waits to be written."""
+        return 0 if self._file.closed else int(self._file.tell()) + self._writer.waiting_bytes
+
     def flush(self) -> None:
         """Hand everything to the operating system: a writer that is killed afterwards loses none of it."""
         with self._writing():
