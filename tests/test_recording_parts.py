@@ -60,7 +60,7 @@ def test_the_oldest_are_dropped_beyond_the_quota(tmp_path):
     parts = list(finished_parts(tmp_path / "shift.mcap"))
     assert seqs(parts[-1])[0][-1] == 39
     assert sum(path.stat().st_size for path in parts) <= 3.5 * part
-    assert len(parts) == 2 + 1
+    assert len(parts) == 2  # and there is room for one that is being written
     assert other.exists()
     write(tmp_path / "shift.mcap", Limits(part_bytes=part, quota_bytes=3.5 * part), 40, START + 1000)  # another run
     again = list(finished_parts(tmp_path / "shift.mcap"))
