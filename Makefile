@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-SOURCES := $(shell find line_worker calib bench -name '*.py' -o -name '*.html' -o -name '*.xml')
+SOURCES := $(shell find line_worker calib bench -name '*.py' -o -name '*.html' -o -name '*.xml' -o -path '*/static/*')
 
 # Without an NVIDIA driver torch comes first, as the build that TORCH names; with one, the newest CUDA build comes.
 # TORCH_ARGS is for indexes that keep the CPU builds apart, e.g. make test TORCH_ARGS="--index-url URL"
 TORCH ?= $(if $(wildcard /proc/driver/nvidia/version),torch>=2.13,torch==2.13.0)
 TORCH_ARGS ?=
 
-.PHONY: demo test check format slow drill fuzz wheel clean
+.PHONY: demo test check format slow drill fuzz axe live wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/line-worker demo
 
@@ -29,6 +29,14 @@ drill: $(VENV)/.installed
 fuzz: $(VENV)/.tests
 	$(BIN)/line-worker bench fuzz --messages 10000000 --images 100000 --bundles 100000 --recordings 20000 \
 	  --sockets 100000 --state fuzz.json
+
+# the accessibility rules of the page's tests (axe-core, MPL-2.0; not part of the product)
+axe:
+	mkdir -p .axe && cd .axe && tar xzf "$$(npm pack --silent axe-core@4)" package/axe.min.js package/LICENSE
+
+# ten minutes of the page in a browser: it must not grow
+live: $(VENV)/.tests
+	LIVE_MINUTES=10 $(BIN)/pytest tests/test_live_browser.py -k grow --timeout 1200
 
 define timed
 	@start=$$(date +%s); echo "== $(1)"; $(2); echo "== $(1): $$(( $$(date +%s) - start )) s"

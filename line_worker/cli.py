@@ -120,8 +120,9 @@ def serve(config: ConfigPath) -> int:
     """Run a whole line on this host until SIGTERM, or until its sources are finished; SIGHUP reads LINE.TOML again."""
     from line_worker.config import load
     from line_worker.serving import serve as run
+    from line_worker.serving import with_page
 
-    return run(lambda: load(config))
+    return run(lambda: with_page(load(config)))
 
 
 @app.command()
@@ -132,9 +133,9 @@ def record(
     """Serve, and record frames, triggers and outcomes."""
     from line_worker.config import load
     from line_worker.serving import serve as run
-    from line_worker.serving import with_recorder
+    from line_worker.serving import with_page, with_recorder
 
-    return run(lambda: with_recorder(load(config), out))
+    return run(lambda: with_page(with_recorder(load(config), out)))
 
 
 @app.command()

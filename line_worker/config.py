@@ -19,6 +19,7 @@ from line_worker.config_problems import without_credentials as without_credentia
 from line_worker.config_rules import Checks, LineRules
 from line_worker.config_section import Name
 from line_worker.config_section import Section as Section
+from line_worker.config_sinks import LiveSink as LiveSink
 from line_worker.config_sinks import LogSink as LogSink
 from line_worker.config_sinks import MqttSink as MqttSink
 from line_worker.config_sinks import OpcUaSink as OpcUaSink
@@ -190,6 +191,7 @@ class LineSection(Section):
     tcp: Tcp = ""  # where the hub is, for every host the same
     keys: Keys | None = None
     metrics: Loopback = ""  # where /metrics and /health are served; loopback only, they ask nobody who they are
+    live: bool = True  # `serve` shows the page, where no sink of kind "live" says otherwise
     stop_s: float = Field(default=5.0, ge=0, le=60)  # how long an orderly stop may take
     ballast_mb: float = Field(default=16.0, ge=0, le=10_000)  # given back when the journal's disk is full; 0: none
 
@@ -211,6 +213,10 @@ class Config(Section):
     def shadow_path(self, sink: ShadowSink) -> Path:
         """Folder of a shadow's pictures; its book lies beside, with the suffix .sqlite."""
         return self.line.data / f"shadow-{sink.name}"
+
+    def live_path(self, sink: LiveSink) -> Path:
+        """Folder of the pictures that a page keeps."""
+        return self.line.data / f"{sink.name}-pictures"
 
     @property
     def journal_path(self) -> Path:
@@ -297,4 +303,5 @@ _SECTIONS: dict[str, type[Section]] = {
     "log": LogSink,
     "record": RecordSink,
     "shadow": ShadowSink,
+    "live": LiveSink,
 }

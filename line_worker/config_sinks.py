@@ -165,7 +165,24 @@ class ShadowSink(Section):
     quota_mb: PositiveFloat = 256.0  # pictures of disagreements; the oldest are dropped beyond this
 
 
+class LiveSink(Section):
+    """The page to look at, for this host; off loopback only with a token and TLS. `serve` adds one by itself."""
+
+    durable: ClassVar[bool] = False
+    kind: Literal["live"]
+    name: Name = "live"
+    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:-]+$")
+    port: Port = 8642
+    quota_mb: PositiveFloat = 256.0  # pictures of rejects; the oldest are dropped beyond this
+
+    @model_validator(mode="after")
+    def _private(self) -> LiveSink:
+        if not is_loopback(self.host):
+            raise ValueError(f"host = {self.host!r}: other hosts can reach it, which needs token_file and TLS")
+        return self
+
+
 Sink = Annotated[
-    PlcSink | OpcUaSink | MqttSink | WebhookSink | StoreSink | LogSink | RecordSink | ShadowSink,
+    PlcSink | OpcUaSink | MqttSink | WebhookSink | StoreSink | LogSink | RecordSink | ShadowSink | LiveSink,
     Field(discriminator="kind"),
 ]

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from line_worker.config import Config, RecordSink
+from line_worker.config import Config, LiveSink, RecordSink, Sink
 from line_worker.errors import LineWorkerError
 from line_worker.health import Notifier, ReloadFlag, StopFlag, configure_logging
 from line_worker.supervisor import Supervisor
@@ -106,7 +106,20 @@ def _sha(config: Config) -> str:
 
 def with_recorder(config: Config, out: Path) -> Config:
     """Return `config` with a sink that records frames and outcomes into `out`."""
+    return _with(config, RecordSink(kind="record", name=_free_name(config, "record"), path=out.resolve()))
+
+
+def with_page(config: Config) -> Config:
+    """Return `config` with the page, unless it has one or wants none (`line.live`)."""
+    if not config.line.live or any(isinstance(sink, LiveSink) for sink in config.sinks):
+        return config
+    return _with(config, LiveSink(kind="live", name=_free_name(config, "live")))
+
+
+def _free_name(config: Config, wanted: str) -> str:
     names = {sink.name for sink in config.sinks}
-    name = next(name for name in (f"record-{n}" if n else "record" for n in itertools.count()) if name not in names)
-    recorder = RecordSink(kind="record", name=name, path=out.resolve())
-    return config.model_copy(update={"sinks": (*config.sinks, recorder)})
+    return next(name for name in (f"{wanted}-{n}" if n else wanted for n in itertools.count()) if name not in names)
+
+
+def _with(config: Config, sink: Sink) -> Config:
+    return config.model_copy(update={"sinks": (*config.sinks, sink)})

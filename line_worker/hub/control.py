@@ -1,7 +1,8 @@
 """The hub's end of the control socket: hears operators without ever waiting for one.
 
 It is looked at once a beat and does a bounded piece of work then: whoever sends nothing, too much, or does not read
-its answer costs a few system calls and is cut. Each command is logged with the user and process that sent it.
+its answer costs a few system calls and is cut. Each command that changes something is logged with the user and
+process that sent it.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ class ControlSocket:
         except LineWorkerError as error:
             log.warning("command refused", command=command, uid=client.uid, pid=client.pid, error=str(error))
             return encode({"ok": False, "error": str(error)})
-        log.info("command", command=command, uid=client.uid, pid=client.pid, **request)
+        if command != "status":  # which changes nothing, and pages ask for it all day
+            log.info("command", command=command, uid=client.uid, pid=client.pid, **request)
         if len(answer) > MAX_ANSWER:
             return encode({"ok": False, "error": f"the answer would have {len(answer)} bytes"})
         return answer

@@ -18,7 +18,7 @@ from line_worker.errors import WireError
 from line_worker.hub import snapshot
 from line_worker.hub.observed import Observed
 from line_worker.hub.snapshot import Snapshot
-from line_worker.wire.http import JSON, Answer, HttpServer
+from line_worker.wire.http import JSON, Answer, HttpServer, Request
 from line_worker.wire.messages import Outcome
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Monitor:
 
     # ---- the thread's side --------------------------------------------------------------------------------------
 
-    def _metrics(self) -> Answer:
+    def _metrics(self, asked: Request) -> Answer:
         from line_worker.hub.exposition import CONTENT_TYPE, Exposition
 
         seen, now = self._seen, time.monotonic()
@@ -82,7 +82,7 @@ class Monitor:
             self._text, self._text_at = Exposition(seen, now).text(), now
         return Answer(HTTPStatus.OK, self._text, CONTENT_TYPE)
 
-    def _health(self) -> Answer:
+    def _health(self, asked: Request) -> Answer:
         told = snapshot.health(self._seen, time.monotonic())
         status = HTTPStatus.OK if told["status"] == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
         return Answer(status, json.dumps(told).encode() + b"\n", JSON)

@@ -66,7 +66,7 @@ class Hub:
         self.books = Books(self.journal, ballast)
         self.ledger = Ledger(config.line.name, camera_rules(config))
         shadows = tuple(s.name for s in config.sinks if s.kind == "shadow")
-        expected = {s.name: s.durable for s in config.sinks if s.name not in shadows}
+        expected = {s.name: s.durable for s in config.sinks if s.kind not in ("shadow", "live")}
         self.outbox = Outbox(outcomes, self.journal, expected, shadows)
         self.sources = Sources(frames, self.ledger, self.outbox, begun_anew=begun_anew)
         self.guard = Guard(config, self.journal, now)

@@ -9,7 +9,7 @@ The contract, obeyed by the PLC, the store, the log and the recorder alike and t
 - `beat` gets the hub's state at least every 100 ms while decisions are made: heartbeats hang on it, nothing else.
 - `poll` is called at most 20 ms apart, for handshakes and timers.
 - `reachable` is (True, "") or (False, why), without blocking.
-The shadow alone takes what it can and leaves out the rest: the line owes it nothing and never waits for it.
+The shadow and the page take what they can and leave out the rest: the line owes them nothing and never waits for them.
 Time (`now`, time.monotonic() seconds) is always an argument.
 """
 
@@ -27,7 +27,7 @@ class Sink(Protocol):
     """See the module's text."""
 
     durable: bool  # reads the outbox and acknowledges; otherwise real-time
-    wants_frames: bool  # gets `tap` for every announced frame (recorder, shadow)
+    wants_frames: bool  # gets `tap` for every announced frame (recorder, shadow, page)
     wants_crops: bool  # gets `crop` (store)
 
     def open(self) -> None:
@@ -117,6 +117,10 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
         from line_worker.sink.shadow import Shadow
 
         return Shadow(sink, config)
+    if sink.kind == "live":
+        from line_worker.live import Live
+
+        return Live(sink, config)
     from line_worker.sink.log import Log
 
     return Log(sink.path)

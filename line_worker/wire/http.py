@@ -1,8 +1,9 @@
-"""A small HTTP server for pages that people and monitors poll: GET only, everything bounded, one thread for all.
+"""A small HTTP server for pages that people and monitors poll: everything bounded, one thread for all.
 
 Connections, bytes of a request and seconds of a connection are limited; when all places are taken the oldest one is
 given up, so that a peer that says nothing cannot keep others out. What a page costs is up to `Page`, which runs in this
-thread: it must only read what cannot change under it.
+thread: it must only read what cannot change under it. A page that has nothing yet returns None and is asked again, so
+that a browser can wait for the next part; a path takes POST only if it is named in `posts`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
 
 from line_worker.errors import WireError
 
@@ -23,8 +25,20 @@ CONNECTIONS = 16
 REQUEST_BYTES = 4096
 PATIENCE_S = 2.0  # of a connection, from its start
 TURN_S = 0.2
+HELD_S = 0.02  # between two looks at pages that have nothing yet
 PAUSE_S = 0.01  # after every turn: however many ask, this thread leaves the processor to the others
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
+
+
+class Request(NamedTuple):
+    """What is asked for; names of headers are in lower case. `at`: when it was whole, by `time.monotonic`."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+    at: float = 0.0
 
 
 class Answer(NamedTuple):
@@ -33,38 +47,52 @@ class Answer(NamedTuple):
     status: HTTPStatus
     body: bytes
     content_type: str = TEXT
+    headers: tuple[tuple[str, str], ...] = ()
 
 
-Page = Callable[[], Answer]
+Page = Callable[[Request], Answer | None]  # None: nothing yet
+Pages = Mapping[str, Page]
 
 
-def parse_request(got: bytes) -> str | Answer | None:
-    """Return the path that a whole GET asks for, the answer that refuses anything else, None while more must come."""
+def parse_request(got: bytes, posts: Container[str] = ()) -> Request | Answer | None:
+    """Return a whole GET, or POST to one of `posts`; the answer that refuses anything else; None: more must come."""
     end = got.find(b"\r\n\r\n")
     if end < 0 and len(got) < REQUEST_BYTES:
         return None
     if end < 0 or end > REQUEST_BYTES:
-        return _refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-    words = got[: got.find(b"\r\n")].split(b" ")
-    if len(words) != 3 or not words[2].startswith(b"HTTP/1.") or not words[1].startswith(b"/"):
-        return _refused(HTTPStatus.BAD_REQUEST)
-    if words[0] != b"GET":
-        return _refused(HTTPStatus.METHOD_NOT_ALLOWED)
-    return words[1].decode("latin-1").partition("?")[0]
+        return refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    first, *lines = got[:end].decode("latin-1").split("\r\n")
+    words = first.split(" ")
+    if len(words) != 3 or not words[2].startswith("HTTP/1.") or not words[1].startswith("/"):
+        return refused(HTTPStatus.BAD_REQUEST)
+    method, (path, _, query) = words[0], words[1].partition("?")
+    path = unquote(path)
+    if method != "GET" and (method != "POST" or path not in posts):
+        return refused(HTTPStatus.METHOD_NOT_ALLOWED)
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    body = got[end + 4 :] if method == "POST" else b""
+    size = headers.get("content-length", "0") if method == "POST" else "0"
+    if not size.isascii() or not size.isdigit() or len(size) > 9 or int(size) > REQUEST_BYTES:
+        return refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if len(body) < int(size):
+        return None
+    return Request(method, path, dict(parse_qsl(query)), headers, body[: int(size)])
 
 
-def _refused(status: HTTPStatus) -> Answer:
-    return Answer(status, f"{status.value} {status.phrase}\n".encode())
+def refused(status: HTTPStatus, why: str = "") -> Answer:
+    """Return the answer that says no, with the reason `why` for people."""
+    allow = (("Allow", "GET"),) if status is HTTPStatus.METHOD_NOT_ALLOWED else ()
+    return Answer(status, f"{why or f'{status.value} {status.phrase}'}\n".encode(), headers=allow)
 
 
 def to_bytes(answer: Answer) -> bytes:
     """Return the whole response."""
-    status, body, content_type = answer
+    status, body, content_type, headers = answer
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",
         f"Content-Type: {content_type}",
         f"Content-Length: {len(body)}",
-        *(["Allow: GET"] if status is HTTPStatus.METHOD_NOT_ALLOWED else []),
+        *(f"{name}: {value}" for name, value in headers),
         "Cache-Control: no-store",
         "X-Content-Type-Options: nosniff",
         "Connection: close",
@@ -74,25 +102,29 @@ def to_bytes(answer: Answer) -> bytes:
 
 @dataclass(slots=True)
 class Peer:
-    """One connection: what has come, what is still to be sent; `answered` once its response is made."""
+    """One connection: what has come, what is still to be sent; `answered` once its response is made.
+
+    `held` is a request whose page has nothing yet.
+    """
 
     socket: socket.socket
     until: float
     got: bytearray = field(default_factory=bytearray)
     rest: memoryview = field(default_factory=lambda: memoryview(b""))
+    held: Request | None = None
     answered: bool = False
 
 
 class HttpServer(threading.Thread):
-    """Serves `pages` (path -> page) at `address` from `start` until `close`.
+    """Serves `pages` (path -> page) at `address` from `start` until `close`; `posts` are the paths that take POST.
 
     Raises:
         WireError: the address cannot be bound.
     """
 
-    def __init__(self, address: tuple[str, int], pages: dict[str, Page]) -> None:
+    def __init__(self, address: tuple[str, int], pages: Pages, posts: Container[str] = ()) -> None:
         super().__init__(name="http", daemon=True)
-        self._pages = pages
+        self._pages, self._posts = pages, posts
         self._peers: dict[int, Peer] = {}  # by file descriptor, the oldest first
         self._selector = selectors.DefaultSelector()
         self._stopping = False
@@ -120,13 +152,16 @@ class HttpServer(threading.Thread):
     def run(self) -> None:
         """Serve until `close`."""
         while not self._stopping:
-            for key, events in self._selector.select(TURN_S):
+            held = [peer for peer in self._peers.values() if peer.held is not None]
+            for key, events in self._selector.select(HELD_S if held else TURN_S):
                 if key.fileobj is self._listener:
                     self._accept()
                 elif (peer := self._peers.get(key.fd)) is not None:
                     self._serve(peer, events)
+            for peer in held:
+                self._ask_again(peer)
             now = time.monotonic()
-            for peer in [peer for peer in self._peers.values() if peer.until <= now]:
+            for peer in [peer for peer in self._peers.values() if peer.held is None and peer.until <= now]:
                 self._drop(peer)
             time.sleep(PAUSE_S)
 
@@ -152,18 +187,35 @@ class HttpServer(threading.Thread):
         data = peer.socket.recv(REQUEST_BYTES)
         if not data:
             self._drop(peer)
-        elif not peer.answered:  # else the rest of a refused request, read so that the answer is not lost in a reset
+        elif (
+            not peer.answered and peer.held is None
+        ):  # else the rest of a request, read so that no reset loses the answer
             peer.got += data
             self._answer(peer)
 
     def _answer(self, peer: Peer) -> None:
-        asked = parse_request(bytes(peer.got))
-        if asked is None:
+        asked = parse_request(bytes(peer.got), self._posts)
+        if isinstance(asked, Request):
+            peer.held = asked._replace(at=time.monotonic())
+            self._ask_again(peer)
+        elif asked is not None:
+            self._send(peer, asked)
+
+    def _ask_again(self, peer: Peer) -> None:
+        """Answer what `peer` has asked for, if its page has something by now."""
+        if peer.held is None or peer.socket.fileno() < 0:
             return
-        if isinstance(asked, str):
-            page = self._pages.get(asked)
-            asked = _refused(HTTPStatus.NOT_FOUND) if page is None else page()
-        peer.answered, peer.rest = True, memoryview(to_bytes(asked))
+        page = self._pages.get(peer.held.path)
+        answer = refused(HTTPStatus.NOT_FOUND) if page is None else page(peer.held)
+        if answer is not None:
+            peer.held, peer.until = None, time.monotonic() + PATIENCE_S
+            try:
+                self._send(peer, answer)
+            except OSError:
+                self._drop(peer)
+
+    def _send(self, peer: Peer, answer: Answer) -> None:
+        peer.answered, peer.rest = True, memoryview(to_bytes(answer))
         self._write(peer)
 
     def _write(self, peer: Peer) -> None:

@@ -1,0 +1,156 @@
+"""The page: what the line does, for people with a browser on this host.
+
+A sink like the others, in a process of its own that runs when the line leaves the processor to it (`NICE`). It holds
+headers of announced parts only; pixels are read from the ring for what is shown. The hub owes it nothing, and the line
+never waits for it. Browsers ask for the next part when they have drawn the one before, so a slow tablet sees fewer
+parts, and nobody else notices; one that does not read its answer is dropped by the server.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from line_worker.errors import SinkError, WireError
+from line_worker.joining import is_away
+from line_worker.live.board import Board, part_of
+from line_worker.live.pages import Site
+from line_worker.live.painter import Job, Painter
+from line_worker.sink import QuietSink
+from line_worker.sink.crops import CropFolder
+from line_worker.sink.recent import RecentKeys
+from line_worker.wire.control import ask
+from line_worker.wire.http import HttpServer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from line_worker.config import Config, LiveSink
+    from line_worker.wire.messages import Frame, FrameKey, HubState, Outcome
+
+HEADERS = 1024  # of parts that are not decided yet
+PUBLISH_S = 0.1
+ASK_S, LOOK_S = 2.0, 0.2
+NICE = 10
+
+
+class Live(QuietSink):
+    """See the module's text."""
+
+    durable = False
+
+    def __init__(self, sink: LiveSink, config: Config) -> None:
+        self._sink, self._config = sink, config
+        self._deadlines = {camera.name: camera.deadline_ms for camera in config.cameras}
+        # pictures that travel inside messages would fill the queue of a page that hangs
+        self.wants_frames = all(camera.transport == "ring" for camera in config.cameras)
+        self._pictures = CropFolder(config.live_path(sink), int(sink.quota_mb * 1e6))
+        self._headers: dict[FrameKey, Frame] = {}
+        self._seen = RecentKeys()
+        self._board = Board(config.line.name, self._deadlines, sink.name)
+        self._publish_at = float("-inf")
+        self._painter: Painter | None = None
+        self._server: HttpServer | None = None
+        self._asker: Asker | None = None
+        self._site: Site | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the page is."""
+        return self._sink.host, self._sink.port
+
+    def open(self) -> None:
+        """Begin to serve.
+
+        Raises:
+            SinkError: the port is taken, or the folder for pictures cannot be used.
+        """
+        self.close()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        try:
+            self._pictures.open()
+            self._painter = Painter(self._pictures)
+            self._site = Site(self._painter, (self._pictures.root, self._config.store_path / "crops"), self.address)
+            self._server = HttpServer(self.address, self._site.pages, self._site.posts)
+        except (OSError, WireError) as error:
+            self.close()
+            raise SinkError(f"the page: {error}") from error
+        self._painter.start()
+        self._server.start()
+        if not is_away(self._config):
+            self._asker = Asker(self._config.line.runtime, self._painter)
+            self._asker.start()
+
+    def tap(self, frame: Frame, inline: bytes) -> None:
+        """Remember where a part's picture is."""
+        self._headers[frame.key] = frame
+        if len(self._headers) > HEADERS:
+            del self._headers[next(iter(self._headers))]
+
+    def deliver(self, outcome: Outcome, now: float) -> bool:
+        """Count a part, and have it drawn."""
+        frame = self._headers.pop(outcome.key, None)
+        if self._painter is not None and outcome.key not in self._seen:
+            self._seen.add(outcome.key)
+            self._board.take(outcome, now)
+            part = part_of(outcome, self._deadlines.get(outcome.key.camera))
+            self._painter.take(Job(outcome.key, part, frame))
+        return True
+
+    def beat(self, state: HubState, now: float) -> None:
+        """Take the hub's state."""
+        self._board.beat(state, now)
+
+    def poll(self, now: float) -> None:
+        """Show browsers how the station is, ten times a second."""
+        if self._site is not None and now - self._publish_at >= PUBLISH_S:
+            self._publish_at = now
+            if self._asker is not None:
+                self._board.told(self._asker.told)
+            self._site.board = self._board.view(now)
+
+    def reachable(self) -> tuple[bool, str]:
+        """Whether the page is served."""
+        return (True, "") if self._server is not None and self._server.is_alive() else (False, "the page has stopped")
+
+    def close(self) -> None:
+        """Stop serving; what browsers still ask for is not answered."""
+        for thread in (self._server, self._painter, self._asker):
+            if thread is not None:
+                thread.close()
+        self._server = self._painter = self._asker = self._site = None
+
+
+class Asker(threading.Thread):
+    """Asks the hub's control socket how its sinks and cameras are, while somebody looks at what `painter` shows.
+
+    `told` is empty while none answers.
+    """
+
+    def __init__(self, runtime: Path, painter: Painter) -> None:
+        super().__init__(name="asker", daemon=True)
+        self.told: dict[str, object] = {}
+        self._runtime, self._painter, self._halt = runtime, painter, threading.Event()
+        self._ask_at = float("-inf")
+
+    def run(self) -> None:
+        """Ask until `close`."""
+        while not self._halt.wait(LOOK_S):
+            now = time.monotonic()
+            if now < self._ask_at or not self._painter.watched(now):
+                continue
+            self._ask_at = now + ASK_S
+            try:
+                self.told = ask(self._runtime, "status", timeout_s=1.0)
+            except WireError:
+                self.told = {}
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._halt.set()
+        if self.is_alive():
+            self.join()

@@ -1,0 +1,166 @@
+"""Makes the pictures that the page shows, in a thread of its own: the newest part of each camera, and every reject.
+
+The pixels are read from the source's ring when they are wanted, not when they come; by then a slot may have been used
+again, and the part is shown without a picture. Of the newest part there is never a queue: while one is drawn, the next
+ones replace each other. Rejects wait, `WAITING` at most, and are kept as files; when they come faster than
+`KEPT_A_SECOND`, the rest is listed without pictures, so that a station that rejects everything has not to draw it all.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+from line_worker.errors import FrameError, ImageError
+from line_worker.images import encode_png
+from line_worker.live.pictures import SMALL, smaller, to_jpeg
+from line_worker.sink.crops import CropFolder
+from line_worker.wire.frames import FrameReader
+from line_worker.wire.messages import Crop, Frame, FrameKey
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = structlog.get_logger()
+
+Part = dict[str, Any]
+
+EVERY_S = 0.04  # between two pictures of a camera, while somebody looks
+IDLE_S = 1.0  # and while nobody does
+WATCHED_S = 3.0  # so long after the last request somebody counts as looking
+REJECTS = 48  # that are listed
+WAITING = 8
+KEPT_A_SECOND = 4.0
+ORIGINAL, SMALLER = "original", "small"  # names of files
+
+
+class Shown(NamedTuple):
+    """The newest part of a camera; `number` grows with every one of any camera; without a picture `jpeg` is empty."""
+
+    number: int
+    part: Part
+    jpeg: bytes
+
+
+class Job(NamedTuple):
+    """A decided part, and its header if it was announced."""
+
+    key: FrameKey
+    part: Part
+    frame: Frame | None
+
+
+class Painter(threading.Thread):
+    """`take` gives it parts; `newest` and `rejects` are what others may read."""
+
+    def __init__(self, pictures: CropFolder) -> None:
+        super().__init__(name="painter", daemon=True)
+        self.newest: dict[str, Shown] = {}
+        self.rejects: tuple[Part, ...] = ()  # the newest first
+        self.rejects_number = 0
+        self.watched_at = float("-inf")
+        self._pictures, self._reader = pictures, FrameReader()
+        self._next: dict[str, Job] = {}
+        self._rejects: deque[Job] = deque()
+        self._drawn_at: dict[str, float] = {}
+        self._kept_at = float("-inf")
+        self._number = 0
+        self._turn = threading.Condition()
+        self._stopping = False
+
+    def take(self, job: Job) -> None:
+        """Show a part, and keep it when it is a reject; never waits."""
+        with self._turn:
+            self._next[job.key.camera] = job
+            if job.part["verdict"] != "PASS":
+                self._list(job.part)
+                now = time.monotonic()
+                if job.frame is not None and len(self._rejects) < WAITING and now - self._kept_at >= 1 / KEPT_A_SECOND:
+                    self._kept_at = now
+                    self._rejects.append(job)
+            self._turn.notify()
+
+    def watched(self, now: float) -> bool:
+        """Whether somebody has asked for a part lately."""
+        return now - self.watched_at < WATCHED_S
+
+    def close(self) -> None:
+        """Stop; what is being drawn is finished."""
+        with self._turn:
+            self._stopping = True
+            self._turn.notify()
+        if self.is_alive():
+            self.join()
+        self._reader.close()
+
+    def run(self) -> None:
+        """Draw until `close`."""
+        while (job := self._wait()) is not None:
+            with suppress(ImageError):
+                if job[1]:
+                    self._keep(job[0])
+                else:
+                    self._show(job[0])
+
+    def _wait(self) -> tuple[Job, bool] | None:
+        """Return the next job and whether it is to be kept, None at the end."""
+        with self._turn:
+            while not self._stopping:
+                now = time.monotonic()
+                if self._rejects:
+                    return self._rejects.popleft(), True
+                due = {camera: self._due(camera, now) for camera in self._next}
+                camera = min(due, key=due.__getitem__, default="")
+                if camera and due[camera] <= now:
+                    return self._next.pop(camera), False
+                self._turn.wait(due[camera] - now if camera else None)
+        return None
+
+    def _due(self, camera: str, now: float) -> float:
+        every_s = EVERY_S if self.watched(now) else IDLE_S
+        return self._drawn_at.get(camera, float("-inf")) + every_s
+
+    def _show(self, job: Job) -> None:
+        self._drawn_at[job.key.camera] = time.monotonic()
+        pixels = self._read(job.frame)
+        part = job.part | _size(pixels)
+        self._number += 1
+        self.newest[job.key.camera] = Shown(self._number, part, b"" if pixels is None else to_jpeg(pixels))
+
+    def _keep(self, job: Job) -> None:
+        """Write the original, and a small one for the list."""
+        pixels = self._read(job.frame)
+        if pixels is None:
+            return
+        try:
+            for name, picture in ((ORIGINAL, pixels), (SMALLER, smaller(pixels, SMALL))):
+                self._pictures.add(Crop(job.key, name, encode_png(picture)))
+        except (OSError, ValueError) as error:
+            log.warning("the page keeps no picture of this reject", key=str(job.key), why=str(error))
+            return
+        with self._turn:
+            self._list(job.part | _size(pixels) | {"pictures": [ORIGINAL, SMALLER]}, instead_of=job.part)
+
+    def _list(self, part: Part, instead_of: Part | None = None) -> None:
+        others = [one for one in self.rejects if one is not instead_of]
+        if instead_of is None or len(others) < len(self.rejects):
+            found = [part, *others] if instead_of is None else [part if o is instead_of else o for o in self.rejects]
+            self.rejects = tuple(found[:REJECTS])
+            self.rejects_number += 1
+
+    def _read(self, frame: Frame | None) -> NDArray[Any] | None:
+        if frame is None or frame.place != "ring":
+            return None
+        try:
+            return self._reader.read(frame, b"")
+        except FrameError:  # its slot has been used again, or its source is gone
+            return None
+
+
+def _size(pixels: NDArray[Any] | None) -> Part:
+    return {} if pixels is None else {"height": pixels.shape[0], "width": pixels.shape[1]}

@@ -1,0 +1,63 @@
+// Follows the line: asks for the next part only when the one before has been drawn. No libraries, no build.
+
+import {showBoard, showPart} from "./newest.js";
+import {refreshRejects} from "./rejects.js";
+import {$, pause, painted, remember, remembered} from "./tools.js";
+
+const PATIENCE_MS = 5000;
+const decoder = new TextDecoder();
+let seen = "";
+let drawnAt = 0;
+
+async function next() {
+  const query = new URLSearchParams({seen, camera: $("camera").value});
+  const answer = await fetch(`next?${query}`, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS)});
+  if (answer.status === 401) location.assign("login");
+  if (!answer.ok) throw new Error(await answer.text());
+  const bytes = new Uint8Array(await answer.arrayBuffer());
+  const end = bytes.indexOf(10);
+  return [JSON.parse(decoder.decode(bytes.subarray(0, end))), bytes.subarray(end + 1)];
+}
+
+async function follow() {
+  for (;;) {
+    try {
+      const [told, jpeg] = await next();
+      showBoard(told.board, told.wall);
+      if (told.part) {
+        await showPart(told.part, jpeg);
+        seen = String(told.number);
+        drawnAt = performance.now();
+      }
+      refreshRejects(told.rejects);
+      document.body.classList.toggle("old", told.board.state === "SILENT");
+      await painted();
+    } catch (error) {
+      lost();
+      await pause(500);
+    }
+  }
+}
+
+function lost() {
+  document.body.classList.add("old");
+  $("state").dataset.state = "SILENT";
+  $("state-words").textContent = "Page not connected";
+  const since = drawnAt ? ` What is shown is ${Math.round((performance.now() - drawnAt) / 1000)} s old.` : "";
+  $("cause").textContent = `The station does not answer this browser.${since}`;
+}
+
+function useTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  remember("theme", theme);
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+useTheme(remembered("theme") || (dark ? "dark" : "light"));
+$("theme").addEventListener("click", () => useTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+$("camera").addEventListener("change", () => { seen = ""; });
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches?.("input, select, textarea");
+  if (event.key === "t" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) $("theme").click();
+});
+follow();

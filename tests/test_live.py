@@ -1,0 +1,312 @@
+"""The page without a browser: what is said beside the picture, what is drawn, and who is answered."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from line_worker.config import Config, parse
+from line_worker.errors import ConfigError, SinkError
+from line_worker.live import HEADERS, Live
+from line_worker.live.board import SILENT_S, Board, part_of, percentile
+from line_worker.live.pages import WAIT_S
+from line_worker.live.pictures import to_jpeg
+from line_worker.live.words import REASONS, STATES, STOPS
+from line_worker.serving import with_page
+from line_worker.verdicts import Reason, StationState, StopCause, verdict_of
+from line_worker.wire.frames import FrameRing, checksum
+from line_worker.wire.messages import Frame, FrameKey, HubState, Outcome, Region
+
+DEADLINE_MS = 200.0
+
+
+def outcome(seq: int, reason: Reason = Reason.NONE, latency_ms: float = 20.0) -> Outcome:
+    key = FrameKey("line-1", "top", 2**62, seq)
+    regions = (Region(8, 4, 16, 12, (1,), 3.0, 2.0, 1.0, 4.0),) if reason is Reason.ANOMALY else ()
+    return Outcome(
+        seq + 1, key, verdict_of(reason), int(reason), 2.0, 1.0, regions, "b" * 64, "w", 1, f"part-{seq}", 0,
+        latency_ms, 100.0, time.time(), {}, 0.5,
+    )  # fmt: skip
+
+
+def state(**more: Any) -> HubState:
+    beat = HubState(1, 1, int(StationState.RUNNING), "", "b" * 64, 2, 3, {"PASS": 5, "FAIL": 1, "NO_DECISION": 0})
+    return replace(beat, **more)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def config(folder: Path, **sink: Any) -> Config:
+    source = {"kind": "synthetic", "part": "noise"}
+    return parse(
+        {
+            "line": {"name": "line-1", "runtime": str(folder / "run"), "data": str(folder / "data")},
+            "cameras": [{"name": "top", "deadline_ms": DEADLINE_MS, "source": source}],
+            "workers": {"bundle": "stub"},
+            "sinks": [{"kind": "live", "port": free_port(), **sink}],
+        }
+    )
+
+
+# ---- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_has_words() -> None:
+    assert set(REASONS) == set(Reason)
+    assert set(STATES) == set(StationState)
+    assert set(STOPS) == set(StopCause)
+    assert all(words for reason, words in REASONS.items() if reason is not Reason.NONE)
+
+
+def test_rates_and_percentiles_are_those_of_the_last_parts() -> None:
+    board = Board("line-1", {"top": DEADLINE_MS})
+    for seq in range(100):
+        board.take(outcome(seq, Reason.ANOMALY if seq % 4 == 0 else Reason.NONE, latency_ms=seq + 1.0), 0.1 * seq)
+    view = board.view(10.0)
+    assert view["recent"] == {"parts": 100, "rejects": 25, "rate": 0.25}
+    assert (view["cameras"]["top"]["p50_ms"], view["cameras"]["top"]["p99_ms"]) == (50.0, 99.0)
+    assert view["parts_a_second"] == pytest.approx(10.0, rel=0.02)
+    json.dumps(view, allow_nan=False)
+
+
+def test_nothing_yet_is_no_number() -> None:
+    view = Board("line-1", {"top": DEADLINE_MS}).view(0.0)
+    assert (view["state"], view["recent"]["rate"], view["cameras"]["top"]["p99_ms"]) == ("SILENT", None, None)
+    assert percentile([], 0.5) is None
+    assert percentile([7.0], 0.99) == 7.0
+
+
+def test_a_line_that_is_not_heard_is_not_shown_as_running() -> None:
+    board = Board("line-1", {"top": DEADLINE_MS})
+    board.beat(state(cause="", stop_line=int(StopCause.REJECT_RATE)), 5.0)
+    assert board.view(5.0 + SILENT_S)["state"] == "RUNNING"
+    assert board.view(5.0)["stop"] == "the reject rate is too high"
+    late = board.view(5.1 + SILENT_S)
+    assert (late["state"], late["stop"], late["workers"]) == ("SILENT", "", None)
+    assert "old" in late["cause"]
+
+
+def test_outputs_are_shown_but_for_the_page_itself() -> None:
+    board = Board("line-1", {"top": DEADLINE_MS}, own="live")
+    board.told({"sinks": {"plc": True, "live": True}, "alarms": [{"text": "look"}]})
+    assert board.view(0.0)["sinks"] == {"plc": True}
+    assert board.view(0.0)["alarms"] == ["look"]
+
+
+def test_a_part_keeps_its_numbers_in_javascript() -> None:
+    part = part_of(outcome(3, Reason.ANOMALY), DEADLINE_MS)
+    assert part["epoch"] == str(2**62)
+    assert (part["words"], part["regions"]) == ("looks unlike good parts", [[8, 4, 16, 12]])
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (48, 64, 3), (2600, 100)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_picture_can_be_shown(shape: tuple[int, ...], dtype: type) -> None:
+    pixels = np.full(shape, 200 if dtype is np.uint8 else 200 << 4, dtype)  # 12 of 16 bits
+    found = cv2.imdecode(np.frombuffer(to_jpeg(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert max(found.shape[:2]) <= 1280
+    assert found.mean() == pytest.approx(200, abs=3)
+
+
+# ---- the sink and its server -----------------------------------------------------------------------------------------
+
+
+class Bench:
+    """An open page beside a camera's ring."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = config(folder)
+        self.live = Live(self.config.sinks[0], self.config)  # type: ignore[arg-type]
+        self.live.open()
+        self.live.beat(state(), time.monotonic())
+        self.live.poll(time.monotonic())
+        self.ring = FrameRing(f"test-live-{free_port()}", 6, 48 * 64)
+        self.port = self.live.address[1]
+
+    def announce(self, seq: int) -> Frame:
+        pixels = np.full((48, 64), 40 + seq, np.uint8)
+        slot = self.ring.put(pixels)
+        assert slot is not None
+        key, at = outcome(seq).key, (self.ring.ring, slot.offset, slot.generation)
+        frame = Frame(key, 0.0, DEADLINE_MS, (48, 64), "uint8", "gray", checksum(pixels), "ring", *at)
+        self.live.tap(frame, b"")
+        self.ring.free(slot)
+        return frame
+
+    def part(self, seq: int, reason: Reason = Reason.NONE) -> None:
+        self.announce(seq)
+        self.live.deliver(outcome(seq, reason), time.monotonic())
+
+    def get(self, path: str, host: str = "", method: str = "GET") -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, headers={"Host": host or f"127.0.0.1:{self.port}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def next(self, seen: str = "") -> tuple[dict[str, Any], bytes]:
+        status, body = self.get(f"/next?seen={seen}")
+        assert status == 200
+        told, _, jpeg = body.partition(b"\n")
+        return json.loads(told), jpeg
+
+    def rejects(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.get("/rejects")[1])["rejects"])
+
+    def close(self) -> None:
+        self.live.close()
+        self.ring.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    found = Bench(tmp_path)
+    yield found
+    found.close()
+
+
+def until(true: Any, timeout_s: float = 10) -> None:
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_newest_part_comes_with_its_picture(bench: Bench) -> None:
+    bench.part(0, Reason.ANOMALY)
+    told, jpeg = bench.next()
+    assert (told["part"]["part_id"], told["part"]["verdict"]) == ("part-0", "FAIL")
+    assert (told["part"]["width"], told["part"]["height"]) == (64, 48)
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_UNCHANGED).mean() == pytest.approx(40, abs=2)
+    assert told["board"]["state_words"] == "Running"
+
+
+def test_who_has_seen_the_newest_part_waits_for_the_next(bench: Bench) -> None:
+    bench.part(0)
+    number = str(bench.next()[0]["number"])
+    start = time.monotonic()
+    told, jpeg = bench.next(number)
+    assert time.monotonic() - start > 0.9 * WAIT_S
+    assert "part" not in told
+    assert jpeg == b""
+    bench.part(1)
+    assert bench.next(number)[0]["part"]["seq"] == 1
+
+
+def test_a_slow_browser_sees_the_newest_part_and_none_in_between(bench: Bench) -> None:
+    bench.part(0)
+    number = str(bench.next()[0]["number"])
+    for seq in range(1, 30):
+        bench.part(seq)
+    until(lambda: bench.next(number)[0]["part"]["seq"] == 29)
+
+
+def test_browsers_that_never_read_hold_nobody(bench: Bench) -> None:
+    bench.part(0)
+    rude = [socket.create_connection(("127.0.0.1", bench.port)) for _ in range(30)]
+    for one in rude:
+        one.sendall(f"GET /next?seen= HTTP/1.1\r\nHost: 127.0.0.1:{bench.port}\r\n\r\n".encode())
+    start = time.monotonic()
+    bench.part(1)
+    assert time.monotonic() - start < 0.1
+    assert bench.next()[0]["part"] is not None
+    for one in rude:
+        one.close()
+
+
+def test_a_part_whose_picture_is_gone_is_shown_without_one(bench: Bench) -> None:
+    bench.announce(0)
+    for seq in range(1, 8):  # more than the ring has slots
+        bench.announce(seq)
+    bench.live.deliver(outcome(0, Reason.ANOMALY), time.monotonic())
+    told, jpeg = bench.next()
+    assert told["part"]["seq"] == 0
+    assert jpeg == b""
+    bench.live.deliver(outcome(100, Reason.GAP), time.monotonic())
+    until(lambda: bench.next()[0]["part"]["seq"] == 100)
+
+
+def test_rejects_are_listed_and_their_pictures_kept(bench: Bench) -> None:
+    bench.part(0)
+    bench.part(1, Reason.ANOMALY)
+    bench.live.deliver(outcome(2, Reason.NO_WORKER), time.monotonic())
+    until(lambda: any("pictures" in one for one in bench.rejects()))
+    assert [one["seq"] for one in bench.rejects()] == [2, 1]
+    status, png = bench.get(f"/picture?camera=top&epoch={2**62}&seq=1&name=original")
+    assert status == 200
+    assert (cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED) == 41).all(), "the original, unchanged"
+    assert bench.get(f"/picture?camera=top&epoch={2**62}&seq=1&name=overlay")[0] == 404
+
+
+@pytest.mark.parametrize("what", ["camera=..&epoch=1&seq=1&name=original", "camera=top&epoch=1&seq=1", "camera=%2e%2e"])
+def test_a_picture_is_asked_for_by_name_alone(bench: Bench, what: str) -> None:
+    assert bench.get(f"/picture?{what}")[0] == 400
+
+
+def test_an_outcome_that_comes_twice_counts_once(bench: Bench) -> None:
+    bench.part(0, Reason.ANOMALY)
+    bench.live.deliver(outcome(0, Reason.ANOMALY), time.monotonic())
+    assert len(bench.rejects()) == 1
+
+
+def test_headers_of_parts_that_nobody_decides_are_forgotten(bench: Bench) -> None:
+    frame = bench.announce(0)
+    for seq in range(HEADERS + 50):
+        bench.live.tap(replace(frame, key=outcome(seq).key), b"")
+    assert len(bench.live._headers) <= HEADERS
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1:1"])
+def test_a_site_that_calls_itself_by_another_name_is_refused(bench: Bench, host: str) -> None:
+    assert bench.get("/next", host=host)[0] == 403
+    assert bench.get("/", host=host)[0] == 403
+    assert bench.get("/", host=f"localhost:{bench.port}")[0] == 200
+
+
+def test_nothing_comes_from_elsewhere(bench: Bench) -> None:
+    for name in ("", "page.css", "page.js", "tools.js", "newest.js", "rejects.js"):
+        status, body = bench.get(f"/{name}")
+        assert status == 200
+        assert b"//" not in body.replace(b"http://www.w3.org/2000/svg", b"").replace(b"// ", b"")
+    assert bench.get("/../config.py")[0] == 404
+
+
+def test_a_taken_port_says_so_and_leaves_nothing_behind(bench: Bench) -> None:
+    second = Live(bench.config.sinks[0], bench.config)  # type: ignore[arg-type]
+    with pytest.raises(SinkError, match="cannot be bound"):
+        second.open()
+    second.close()
+    assert bench.get("/")[0] == 200
+
+
+# ---- the configuration -----------------------------------------------------------------------------------------------
+
+
+def test_serve_shows_the_page_unless_it_is_turned_off(tmp_path: Path) -> None:
+    own = config(tmp_path, name="page")
+    assert with_page(own) is own
+    bare = own.model_copy(update={"sinks": ()})
+    [page] = with_page(bare).sinks
+    assert (page.kind, page.name) == ("live", "live")
+    assert not with_page(bare.model_copy(update={"line": bare.line.model_copy(update={"live": False})})).sinks
+
+
+def test_off_loopback_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0.*token_file"):
+        config(tmp_path, host="0.0.0.0")

@@ -1,0 +1,278 @@
+"""The page in a real browser, beside a real line: headless Chromium, driven over the pipe of its DevTools protocol."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
+    *("--js-flags=--expose-gc", "--window-size=1600,1000"),
+]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Chromium:
+    """One page of a headless browser. `call` is a method of the DevTools protocol, `eval` an expression in the page."""
+
+    def __init__(self, profile: Path) -> None:
+        assert CHROMIUM
+        (their_in, self._out), (self._in, their_out) = os.pipe(), os.pipe()
+        launch = f"import os, sys; os.dup2({their_in}, 3); os.dup2({their_out}, 4); os.execv(sys.argv[1], sys.argv[1:])"
+        assert min(their_in, their_out) > 4, "3 and 4 are where the browser listens and speaks"
+        argv = [sys.executable, "-c", launch, CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        with profile.with_suffix(".log").open("wb") as log:
+            self._process = subprocess.Popen(
+                argv, pass_fds=(their_in, their_out), stderr=log, stdout=log, start_new_session=True
+            )
+        os.close(their_in)
+        os.close(their_out)
+        self._got, self._number, self._session = b"", 0, ""
+        self.errors: list[str] = []
+        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
+        found = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = found["sessionId"]
+        self.call("Runtime.enable")
+        self.call("Log.enable")
+        self.call("Page.enable")
+
+    def call(self, method: str, timeout_s: float = 60, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            answer = self._read()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self._hear(answer)
+        raise TimeoutError(method)
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._got:
+            data = os.read(self._in, 1 << 20)
+            assert data, "the browser has ended"
+            self._got += data
+        message, _, self._got = self._got.partition(b"\0")
+        return json.loads(message)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        if event.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(event["params"]["exceptionDetails"])[:1000])
+        if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
+            self.errors.append(event["params"]["entry"]["text"])
+
+    def eval(self, expression: str) -> Any:
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def open(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+
+    def until(self, expression: str, timeout_s: float = 20) -> float:
+        """Wait until the expression is true in the page; returns how long that took."""
+        start = time.monotonic()
+        while not self.eval(expression):
+            assert time.monotonic() - start < timeout_s, f"never came true: {expression}"
+            time.sleep(0.02)
+        return time.monotonic() - start
+
+    def screenshot(self, path: Path) -> None:
+        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=False)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for end in (self._in, self._out):
+            os.close(end)
+
+
+# ---- the line --------------------------------------------------------------------------------------------------------
+
+COMMAND = str(Path(sys.executable).parent / "line-worker")
+ROOT = Path(__file__).parent.parent
+AXE = ROOT / ".axe" / "package" / "axe.min.js"
+MINUTES = float(os.environ.get("LIVE_MINUTES", "0.25"))  # `make live` watches for ten
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
+
+
+class Served:
+    """`line-worker serve` with a page."""
+
+    def __init__(self, folder: Path, bundle: Path, port: int) -> None:
+        self.url, self._folder = f"http://127.0.0.1:{port}/", folder
+        height, width = 240, 320
+        (folder / "line.toml").write_text(f"""
+[line]
+name = "station-1"
+runtime = "{folder}/run"
+data = "{folder}/data"
+[[cameras]]
+name = "top"
+deadline_ms = 5000
+source = {{ kind = "synthetic", rate = 4, defects = 0.4, width = {width}, height = {height} }}
+[workers]
+bundle = "{bundle}"
+[[sinks]]
+kind = "store"
+[[sinks]]
+kind = "live"
+port = {port}
+""")
+        with (folder / "line.log").open("wb") as log:
+            self.process = subprocess.Popen([COMMAND, "serve", str(folder / "line.toml")], stderr=log, stdout=log)
+
+    def kill(self, role: str) -> None:
+        os.kill(int((self._folder / "run" / f"{role}.lock").read_text()), signal.SIGKILL)
+
+    def close(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(60) == 0, (self._folder / "line.log").read_text()[-3000:]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def line(tiny_bundle: Path) -> Iterator[Served]:
+    with tempfile.TemporaryDirectory(prefix="lw") as folder:
+        found = Served(Path(folder), tiny_bundle, free_port())
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    with tempfile.TemporaryDirectory(prefix="lw") as folder:
+        found = Chromium(Path(folder) / "profile")
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(line: Served, browser: Chromium) -> Iterator[Chromium]:
+    """Return the browser with the page open and a part on it."""
+    until = time.monotonic() + 60
+    while True:
+        with suppress(OSError), urllib.request.urlopen(line.url, timeout=5):
+            break
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    browser.errors.clear()
+    browser.open(line.url)
+    browser.until("['PASS', 'FAIL'].includes(document.getElementById('newest')?.dataset.verdict)", 60)
+    yield browser
+    assert not browser.errors
+
+
+WATCH = """
+window.seen = {};
+new MutationObserver(() => {
+  const part = document.querySelector('#facts dd').textContent;
+  window.seen[part] ??= [document.getElementById('newest').dataset.verdict, Date.now() / 1000];
+}).observe(document.getElementById('facts'), {childList: true});
+"""
+
+
+def test_a_reject_is_shown_within_a_second(page: Chromium) -> None:
+    page.eval(WATCH)
+    page.until("Object.values(window.seen).filter(([verdict]) => verdict === 'FAIL').length >= 3")
+    rejects = page.eval("fetch('rejects').then((answer) => answer.json())")["rejects"]
+    seen = page.eval("window.seen")
+    waits = [seen[one["part_id"]][1] - one["wall"] for one in rejects if seen.get(one["part_id"], [""])[0] == "FAIL"]
+    assert len(waits) >= 3
+    assert max(waits) < 1.0, "from the decision until it is on the screen"
+
+
+def test_a_verdict_is_a_word_a_shape_and_a_colour(page: Chromium) -> None:
+    look = """[document.getElementById('word').textContent, document.getElementById('mark').getAttribute('href'),
+      getComputedStyle(document.getElementById('verdict')).backgroundColor]"""
+    looks = set()
+    for verdict in ("PASS", "FAIL"):
+        shows = f"document.getElementById('newest').dataset.verdict === '{verdict}'"
+        page.until(f"window.look = {shows} && {look}")
+        looks.add(tuple(page.eval("window.look")))
+    assert {word for word, _, _ in looks} == {"PASS", "REJECT"}
+    assert [len({one[n] for one in looks}) for n in range(3)] == [2, 2, 2]
+
+
+def test_the_places_that_differ_are_marked_on_the_picture(page: Chromium) -> None:
+    page.until("document.querySelectorAll('#boxes rect').length > 0")
+    page.until("document.getElementById('canvas').width === 320")
+
+
+def test_the_page_survives_a_restart_of_the_hub(page: Chromium, line: Served) -> None:
+    page.eval("window.mark = 1; window.states = new Set(); new MutationObserver(() => "
+              "window.states.add(document.getElementById('state').dataset.state)).observe("
+              "document.getElementById('state'), {attributes: true})")  # fmt: skip
+    line.kill("hub")
+    page.until("window.states.has('SILENT') || window.states.has('DEGRADED')", 30)
+    page.until("document.getElementById('state').dataset.state === 'RUNNING'", 60)
+    page.eval(WATCH)
+    page.until("Object.keys(window.seen).length >= 3", 30)
+    assert page.eval("window.mark") == 1, "nobody had to load it again"
+
+
+def test_the_page_comes_back_when_its_own_process_does(page: Chromium, line: Served) -> None:
+    page.eval("window.mark = 1")
+    line.kill("sink-live")
+    page.until("document.getElementById('state-words').textContent === 'Page not connected'", 30)
+    assert page.eval("document.body.classList.contains('old')"), "what is old does not look new"
+    page.until("document.getElementById('state').dataset.state === 'RUNNING'", 60)
+    assert page.eval("window.mark") == 1
+    page.errors.clear()  # of the connection that was lost
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is missing: make axe")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_obeys_the_rules_of_accessibility(page: Chromium, theme: str) -> None:
+    page.call("Page.setBypassCSP", enabled=True)
+    page.eval(f"document.documentElement.dataset.theme = '{theme}'")
+    page.until("document.querySelectorAll('#gallery li').length > 0")
+    page.eval(AXE.read_text("utf-8") + "; 0")
+    found = page.eval("axe.run().then(({violations}) => violations.map("
+                      "({id, help, nodes}) => `${id}: ${help}: ${nodes.map((n) => n.html).join(' ')}`))")  # fmt: skip
+    assert found == []
+
+
+def test_the_page_does_not_grow(page: Chromium) -> None:
+    def size() -> tuple[int, int]:
+        page.eval("gc(); 0")
+        counters = page.call("Memory.getDOMCounters")
+        return page.call("Runtime.getHeapUsage")["usedSize"], counters["nodes"]
+
+    page.until("document.querySelectorAll('#gallery li').length >= 8", 60)
+    samples = []
+    for _ in range(9):
+        time.sleep(MINUTES * 60 / 8)
+        samples.append(size())
+    (_, nodes), (_, more) = samples[2], samples[-1]
+    slope = (min(heap for heap, _ in samples[-3:]) - min(heap for heap, _ in samples[:3])) / MINUTES
+    assert slope < max(100_000, 400_000 / MINUTES), f"bytes of JavaScript a minute; {samples}"
+    assert more - nodes < 1500, f"{samples}"
