@@ -132,6 +132,21 @@ def plc(
 
 
 @bench_app.command()
+def drawn(
+    parts: Annotated[str, typer.Option(metavar="A,B,...", help="Only these parts; all when left out.")] = "",
+    good: Annotated[int, typer.Option(min=20, help="Good pictures to learn each from.")] = 80,
+    bad: Annotated[int, typer.Option(min=4, help="Good and bad pictures to judge, as many of each.")] = 60,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> int:
+    """Train and judge drawn objects of several kinds with the defaults: is anything made for one object only?"""
+    from bench.drawn import run
+
+    return run(parts, good, bad, seed, threads, as_json=as_json)
+
+
+@bench_app.command()
 def accuracy(
     category: Annotated[Path, typer.Argument(help="A category in the layout of MVTec AD.")],
     bundle: Annotated[Path | None, typer.Option(help="The bundle to judge with.")] = None,
