@@ -56,6 +56,34 @@ def challenge(
     return 0
 
 
+def judgements(
+    config: ConfigPath,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write the judged pictures here.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Count what operators have said of parts on the page; with --out, as a folder that `recalibrate` takes."""
+    import json
+    from collections import Counter
+
+    from line_worker.config import load
+    from line_worker.live.judgements import Judgements, export
+
+    said = Judgements(load(config).store_path)
+    counts = dict(Counter(str(one.judgement) for one in said.newest()))
+    pictures = export(said, out) if out else {}
+    lines = [f"{what.replace('_', ' ')}: {count}" for what, count in sorted(counts.items())] or [
+        "nothing was judged yet"
+    ]
+    lines += [
+        f"{out}/{folder}: {count} pictures" for folder, count in sorted(pictures.items()) if out and "/" in folder
+    ]
+    lines += [f"without a picture: {count}" for name, count in pictures.items() if "/" not in name]
+    if pictures.get("train/good") and counts.get("false_reject"):
+        lines += ["false rejects are the most unusual good parts: add ordinary ones to train/good before `recalibrate`"]
+    typer.echo(json.dumps({"judgements": counts, "pictures": pictures}) if as_json else "\n".join(lines))
+    return 0
+
+
 def _in_words(found: dict[str, Any]) -> str:
     cause = f" ({found['cause']})" if found["cause"] else ""
     counts = ", ".join(f"{verdict} {count}" for verdict, count in found["counts"].items())
@@ -93,3 +121,4 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(acknowledge)
     app.command()(challenge)
+    app.command()(judgements)

@@ -92,7 +92,7 @@ class Chromium:
     def until(self, expression: str, timeout_s: float = 20) -> float:
         """Wait until the expression is true in the page; returns how long that took."""
         start = time.monotonic()
-        while not self.eval(expression):
+        while not self.eval(f"Boolean({expression})"):
             assert time.monotonic() - start < timeout_s, f"never came true: {expression}"
             time.sleep(0.02)
         return time.monotonic() - start
@@ -251,14 +251,57 @@ def test_the_page_comes_back_when_its_own_process_does(page: Chromium, line: Ser
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is missing: make axe")
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_page_obeys_the_rules_of_accessibility(page: Chromium, theme: str) -> None:
+@pytest.mark.parametrize("closer", [False, True], ids=["page", "closer look"])
+def test_the_page_obeys_the_rules_of_accessibility(page: Chromium, theme: str, closer: bool) -> None:
     page.call("Page.setBypassCSP", enabled=True)
     page.eval(f"document.documentElement.dataset.theme = '{theme}'")
     page.until("document.querySelectorAll('#gallery li').length > 0")
+    page.eval("document.querySelector('#search').requestSubmit()")
+    page.until("document.querySelectorAll('#rows tr').length > 0")
     page.eval(AXE.read_text("utf-8") + "; 0")
+    if closer:
+        page.eval("document.querySelector('#gallery button').click()")
+        page.until("document.getElementById('closer').open")
     found = page.eval("axe.run().then(({violations}) => violations.map("
                       "({id, help, nodes}) => `${id}: ${help}: ${nodes.map((n) => n.html).join(' ')}`))")  # fmt: skip
     assert found == []
+
+
+def press(page: Chromium, key: str, code: int) -> None:
+    text = {"text": "\r"} if key == "Enter" else {}
+    page.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+    page.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+
+def test_a_reject_is_opened_and_judged_by_keyboard_alone(page: Chromium) -> None:
+    page.until("document.querySelector('#gallery .FAIL img')", 30)
+    page.eval("document.querySelector('#gallery .FAIL:has(img)').focus()")
+    press(page, "Enter", 13)
+    page.until("document.getElementById('closer').open && document.getElementById('closer-image').naturalWidth === 320")
+    page.eval("document.getElementById('who').focus()")
+    page.call("Input.insertText", text="Ada")
+    press(page, "Tab", 9)
+    press(page, "Enter", 13)
+    page.until("document.getElementById('judged').textContent.startsWith('True defect, said Ada')")
+    press(page, "Escape", 27)
+    page.until("!document.getElementById('closer').open")
+
+
+def test_a_part_on_the_screen_is_held_for_a_closer_look(page: Chromium) -> None:
+    press(page, "l", 76)
+    page.until("document.getElementById('closer').open && document.getElementById('closer-image').naturalWidth === 320")
+    title = page.eval("document.getElementById('closer-title').textContent")
+    time.sleep(1)
+    assert page.eval("document.getElementById('closer-title').textContent") == title, "the next parts do not replace it"
+
+
+def test_history_is_searched(page: Chromium) -> None:
+    page.until("document.querySelectorAll('#gallery li').length > 0", 30)
+    page.eval("document.querySelector('#search [name=verdict]').value = 'FAIL'")
+    page.eval("document.querySelector('#search').requestSubmit()")
+    page.until("document.querySelectorAll('#rows tr').length > 0")
+    page.eval("document.querySelector('#rows button').click()")
+    page.until("document.getElementById('closer-verdict').textContent === 'REJECT: Looks unlike good parts'")
 
 
 def test_the_page_does_not_grow(page: Chromium) -> None:

@@ -19,6 +19,7 @@ from line_worker.joining import is_away
 from line_worker.live.board import Board, part_of
 from line_worker.live.pages import Site
 from line_worker.live.painter import Job, Painter
+from line_worker.live.records import Records
 from line_worker.sink import QuietSink
 from line_worker.sink.crops import CropFolder
 from line_worker.sink.recent import RecentKeys
@@ -74,7 +75,7 @@ class Live(QuietSink):
         try:
             self._pictures.open()
             self._painter = Painter(self._pictures)
-            self._site = Site(self._painter, (self._pictures.root, self._config.store_path / "crops"), self.address)
+            self._site = Site(self._painter, Records(self._painter, self._config, self._sink), self.address)
             self._server = HttpServer(self.address, self._site.pages, self._site.posts)
         except (OSError, WireError) as error:
             self.close()

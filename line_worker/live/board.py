@@ -14,6 +14,8 @@ from line_worker.wire.messages import HubState, Outcome
 WINDOW = 1000  # parts that rates and percentiles are made of
 SILENT_S = 1.0  # without the hub's beat, and nothing on the page is true any more
 
+_REASONS = {reason.name: words for reason, words in REASONS.items() if words}
+
 
 class Board:
     """Hears what the hub says; `view` is what there is to show.
@@ -50,6 +52,7 @@ class Board:
         """Return everything, as JSON has it."""
         return {
             "line": self._line,
+            "reasons": _REASONS,
             **self._station(now),
             "sinks": {name: well for name, well in self._told.get("sinks", {}).items() if name != self._own},
             "cameras": {name: self._camera(name) for name in self._deadlines},

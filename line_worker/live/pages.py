@@ -4,8 +4,12 @@
     GET  /next?seen=N&camera=C      the next part after number N: a line of JSON, then a JPEG. With no newer part it
                                     waits, half a second at most, and tells the station's state alone. Asking for the
                                     next one says that the one before has been drawn.
-    GET  /rejects                   the last rejects, as JSON
-    GET  /picture?camera=C&epoch=E&seq=N&name=NAME      one picture of a part, as PNG
+    GET  /rejects                   the last rejects
+    GET  /part?camera=C&epoch=E&seq=N                   one part, with the names of its pictures and the judgement on it
+    GET  /picture?camera=C&epoch=E&seq=N&name=NAME      one of them, as PNG
+    GET  /history?since=&before=&part=&camera=&verdict=&reason=     parts from the store, the newest first
+    POST /keep  {camera, epoch, seq}                    keep the pictures of a part that was shown lately, then as /part
+    POST /judge {camera, epoch, seq, judgement, who}    write what somebody says of it, then as /part
 
 Requests come from a browser that shows this page, or are refused: another site's page (in the same browser) could
 otherwise send them, under a name of its own that leads here.
@@ -14,53 +18,61 @@ otherwise send them, under a name of its own that leads here.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from line_worker.live.painter import Painter, Shown
+from line_worker.errors import ConfigError, SinkError
+from line_worker.live.painter import ORIGINAL, Painter, Shown
+from line_worker.live.records import Records
 from line_worker.wire.http import JSON, Answer, Page, Request, refused
 
 WAIT_S = 0.5
+KEEP_S = 2.0  # until the pictures of a part have been written
 KINDS = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-STATIC = ("page.css", "page.js", "tools.js", "newest.js", "rejects.js")
+STATIC = ("page.css", "page.js", "tools.js", "newest.js", "rejects.js", "closer.js", "history.js")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = (("Content-Security-Policy", POLICY), ("Referrer-Policy", "no-referrer"))
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # names become paths: none may leave the folder
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class Site:
-    """The pages of one line. `board` is what is known beside the pictures; `folders` is where pictures of parts lie."""
+    """The pages of one line. `board` is what is known beside the pictures."""
 
-    def __init__(self, painter: Painter, folders: tuple[Path, ...], address: tuple[str, int]) -> None:
+    def __init__(self, painter: Painter, records: Records, address: tuple[str, int]) -> None:
         self.board: dict[str, Any] = {}
-        self._painter, self._folders = painter, folders
+        self._painter, self._records = painter, records
         self._hosts = {f"{host}:{address[1]}" for host in (address[0], *_LOOPBACK)}
-        guarded: dict[str, Page] = {
+        posts: dict[str, Page] = {"/keep": self._keep, "/judge": self._judge}
+        pages: dict[str, Page] = {
             "/next": self._next,
             "/rejects": self._rejects,
+            "/part": self._part,
             "/picture": self._picture,
+            "/history": self._history,
+            "/": _static("index.html"),
+            **{f"/{name}": _static(name) for name in STATIC},
         }
-        self.pages: dict[str, Page] = {
-            **{path: self._guarded(page) for path, page in guarded.items()},
-            "/": self._guarded(_static("index.html")),
-            **{f"/{name}": self._guarded(_static(name)) for name in STATIC},
-        }
-        self.posts: frozenset[str] = frozenset()
+        self.pages = {path: self._guarded(page) for path, page in (posts | pages).items()}
+        self.posts = frozenset(posts)
 
     def _guarded(self, page: Page) -> Page:
         def guarded(asked: Request) -> Answer | None:
-            if asked.headers.get("host", "") not in self._hosts:
+            host = asked.headers.get("host", "")
+            if host not in self._hosts:
                 return refused(HTTPStatus.FORBIDDEN, "this page is not served under that name")
-            return page(asked)
+            if asked.path in self.posts and not _from_here(asked, host):
+                return refused(HTTPStatus.FORBIDDEN, "only this page may send that")
+            try:
+                return page(asked)
+            except (ConfigError, SinkError) as error:
+                bad = isinstance(error, ConfigError)
+                return refused(HTTPStatus.BAD_REQUEST if bad else HTTPStatus.SERVICE_UNAVAILABLE, _words(error))
 
         return guarded
 
@@ -90,19 +102,55 @@ class Site:
         return _json({"number": painter.rejects_number, "rejects": painter.rejects})
 
     def _picture(self, asked: Request) -> Answer:
-        camera, epoch, seq, name = (asked.query.get(key, "") for key in ("camera", "epoch", "seq", "name"))
-        if not all(_NAME.fullmatch(one) for one in (camera, epoch, seq, name)):
-            return refused(HTTPStatus.BAD_REQUEST, "a picture has camera, epoch, seq and name")
-        for folder in self._folders:
-            try:
-                data = (folder / camera / epoch / f"{seq}-{name}.png").read_bytes()
-            except OSError:
-                continue
-            return Answer(HTTPStatus.OK, data, "image/png", HEADERS)
-        return refused(HTTPStatus.NOT_FOUND, "this picture is not kept (any more)")
+        path = self._records.picture(self._records.key(asked.query), asked.query.get("name", ""))
+        try:
+            return _GONE if path is None else Answer(HTTPStatus.OK, path.read_bytes(), "image/png", HEADERS)
+        except OSError:  # it has been dropped just now
+            return _GONE
+
+    def _part(self, asked: Request) -> Answer:
+        part = self._records.part(self._records.key(asked.query))
+        return refused(HTTPStatus.NOT_FOUND, "this part is not known here (any more)") if part is None else _json(part)
+
+    def _keep(self, asked: Request) -> Answer | None:
+        key = self._records.key(_body(asked))
+        if self._records.picture(key, ORIGINAL) is None:
+            self._painter.keep(key)
+            if time.monotonic() - asked.at < KEEP_S:
+                return None
+        return self._part(asked._replace(query={"camera": key.camera, "epoch": str(key.epoch), "seq": str(key.seq)}))
+
+    def _judge(self, asked: Request) -> Answer:
+        return _json(self._records.judge(_body(asked)))
+
+    def _history(self, asked: Request) -> Answer:
+        return _json(self._records.history(asked.query))
 
 
 _BYTES = "application/octet-stream"
+
+
+_GONE = refused(HTTPStatus.NOT_FOUND, "this picture is not kept (any more)")
+
+
+def _from_here(asked: Request, host: str) -> bool:
+    """Whether a POST was sent by this page: a form on another site cannot send JSON, nor hide where it comes from."""
+    origin = asked.headers.get("origin", f"http://{host}")
+    return origin.partition("://")[2] == host and asked.headers.get("content-type", "").startswith(JSON)
+
+
+def _body(asked: Request) -> dict[str, Any]:
+    try:
+        found = json.loads(asked.body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError("request", ["should be a JSON object"])
+    return found
+
+
+def _words(error: ConfigError | SinkError) -> str:
+    return "; ".join(error.problems) if isinstance(error, ConfigError) else str(error)
 
 
 def _json(found: Any) -> Answer:

@@ -36,6 +36,7 @@ WATCHED_S = 3.0  # so long after the last request somebody counts as looking
 REJECTS = 48  # that are listed
 WAITING = 8
 KEPT_A_SECOND = 4.0
+HELD, HELD_BYTES = 48, 64_000_000  # parts shown last, whose pixels somebody may want to keep
 ORIGINAL, SMALLER = "original", "small"  # names of files
 
 
@@ -48,11 +49,12 @@ class Shown(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A decided part, and its header if it was announced."""
+    """A decided part, and its header if it was announced; or the pixels that were read already."""
 
     key: FrameKey
     part: Part
     frame: Frame | None
+    pixels: NDArray[Any] | None = None
 
 
 class Painter(threading.Thread):
@@ -67,6 +69,7 @@ class Painter(threading.Thread):
         self._pictures, self._reader = pictures, FrameReader()
         self._next: dict[str, Job] = {}
         self._rejects: deque[Job] = deque()
+        self._held: dict[FrameKey, Job] = {}  # the one shown last comes last
         self._drawn_at: dict[str, float] = {}
         self._kept_at = float("-inf")
         self._number = 0
@@ -78,12 +81,28 @@ class Painter(threading.Thread):
         with self._turn:
             self._next[job.key.camera] = job
             if job.part["verdict"] != "PASS":
-                self._list(job.part)
+                self._relist([job.part, *self.rejects])
                 now = time.monotonic()
                 if job.frame is not None and len(self._rejects) < WAITING and now - self._kept_at >= 1 / KEPT_A_SECOND:
                     self._kept_at = now
                     self._rejects.append(job)
             self._turn.notify()
+
+    def keep(self, key: FrameKey) -> None:
+        """Write the pictures of a part that was shown lately, so that somebody can look at it closely."""
+        with self._turn:
+            job = self._held.get(key)
+            if job is not None and job.pixels is not None and len(self._rejects) < WAITING and job not in self._rejects:
+                self._rejects.append(job)
+                self._turn.notify()
+
+    def part(self, key: FrameKey) -> Part | None:
+        """Return a part that was shown or rejected lately."""
+        job = self._held.get(key)
+        if job is not None:
+            return job.part
+        named = {"camera": key.camera, "epoch": str(key.epoch), "seq": key.seq}
+        return next((part for part in self.rejects if named.items() <= part.items()), None)
 
     def watched(self, now: float) -> bool:
         """Whether somebody has asked for a part lately."""
@@ -129,12 +148,19 @@ class Painter(threading.Thread):
         self._drawn_at[job.key.camera] = time.monotonic()
         pixels = self._read(job.frame)
         part = job.part | _size(pixels)
+        self._hold(job._replace(part=part, pixels=pixels))
         self._number += 1
         self.newest[job.key.camera] = Shown(self._number, part, b"" if pixels is None else to_jpeg(pixels))
 
+    def _hold(self, job: Job) -> None:
+        with self._turn:
+            self._held[job.key] = job
+            while len(self._held) > HELD or sum(_bytes(one) for one in self._held.values()) > HELD_BYTES:
+                del self._held[next(iter(self._held))]
+
     def _keep(self, job: Job) -> None:
         """Write the original, and a small one for the list."""
-        pixels = self._read(job.frame)
+        pixels = self._read(job.frame) if job.pixels is None else job.pixels
         if pixels is None:
             return
         try:
@@ -144,14 +170,12 @@ class Painter(threading.Thread):
             log.warning("the page keeps no picture of this reject", key=str(job.key), why=str(error))
             return
         with self._turn:
-            self._list(job.part | _size(pixels) | {"pictures": [ORIGINAL, SMALLER]}, instead_of=job.part)
+            pictured = job.part | _size(pixels) | {"pictured": True}
+            self._relist([pictured if part is job.part else part for part in self.rejects])
 
-    def _list(self, part: Part, instead_of: Part | None = None) -> None:
-        others = [one for one in self.rejects if one is not instead_of]
-        if instead_of is None or len(others) < len(self.rejects):
-            found = [part, *others] if instead_of is None else [part if o is instead_of else o for o in self.rejects]
-            self.rejects = tuple(found[:REJECTS])
-            self.rejects_number += 1
+    def _relist(self, rejects: list[Part]) -> None:
+        self.rejects = tuple(rejects[:REJECTS])
+        self.rejects_number += 1
 
     def _read(self, frame: Frame | None) -> NDArray[Any] | None:
         if frame is None or frame.place != "ring":
@@ -160,6 +184,10 @@ class Painter(threading.Thread):
             return self._reader.read(frame, b"")
         except FrameError:  # its slot has been used again, or its source is gone
             return None
+
+
+def _bytes(job: Job) -> int:
+    return 0 if job.pixels is None else job.pixels.nbytes
 
 
 def _size(pixels: NDArray[Any] | None) -> Part:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -45,6 +45,10 @@ CREATE TABLE IF NOT EXISTS outcomes (
   stages TEXT NOT NULL, p_value REAL,
   PRIMARY KEY (line, camera, epoch, seq)) WITHOUT ROWID;
 """
+_INDICES = """
+CREATE INDEX IF NOT EXISTS outcomes_wall ON outcomes (wall);
+CREATE INDEX IF NOT EXISTS outcomes_part ON outcomes (part_id, wall);
+"""  # what people search by; a store from before gets them at its next start
 _KEY = ("line", "camera", "epoch", "seq")
 _COLUMNS = (*_KEY, *(field.name for field in fields(Outcome) if field.name != "key"))
 _INSERT = f"INSERT OR IGNORE INTO outcomes ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -151,17 +155,51 @@ class Store(QuietSink):
             self._db = None
 
 
+class Wanted(NamedTuple):
+    """Which outcomes to find; what is left out does not matter. `since` and `before` are Unix times."""
+
+    since: float = float("-inf")
+    before: float = float("inf")
+    part_id: str = ""
+    camera: str = ""
+    verdict: str = ""
+    reason: int | None = None
+    key: FrameKey | None = None
+
+
 def read_outcomes(path: Path) -> Iterator[Outcome]:
     """Yield the outcomes of the store in the folder `path`, in the order of their time; it may be in use.
 
     Raises:
         SinkError: there is no store, or it cannot be read.
     """
+    return _select(path, "ORDER BY wall, camera, epoch, seq", ())
+
+
+def find_outcomes(path: Path, wanted: Wanted, limit: int) -> list[Outcome]:
+    """Return the newest `limit` outcomes that are `wanted`, the newest first; see `read_outcomes`."""
+    terms: dict[str, Any] = {}
+    if wanted.since > float("-inf"):
+        terms["wall >= ?"] = wanted.since
+    if wanted.before < float("inf"):
+        terms["wall < ?"] = wanted.before
+    if wanted.reason is not None:
+        terms["reason = ?"] = int(wanted.reason)
+    for name in ("part_id", "camera", "verdict"):
+        if getattr(wanted, name):
+            terms[f"{name} = ?"] = str(getattr(wanted, name))
+    if wanted.key is not None:
+        terms.update({f"{name} = ?": getattr(wanted.key, name) for name in _KEY})
+    where = f"WHERE {' AND '.join(terms)}" if terms else ""
+    return list(_select(path, f"{where} ORDER BY wall DESC LIMIT ?", (*terms.values(), limit)))
+
+
+def _select(path: Path, tail: str, values: tuple[Any, ...]) -> Iterator[Outcome]:
     try:
         with closing(sqlite3.connect(f"{(path / FILE).absolute().as_uri()}?mode=ro", uri=True)) as db:
             known = {name for _, name, *_ in db.execute("PRAGMA table_info(outcomes)")}
             columns = ", ".join(name if name in known else "NULL" for name in _COLUMNS)  # an older store lacks some
-            for row in db.execute(f"SELECT {columns} FROM outcomes ORDER BY wall, camera, epoch, seq"):
+            for row in db.execute(f"SELECT {columns} FROM outcomes {tail}", values):
                 yield _from_row(row)
     except sqlite3.Error as error:
         raise SinkError(f"{path / FILE}: cannot be read ({error}); give the folder of a store") from error
@@ -175,7 +213,7 @@ def _open(path: Path) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"written by another version: schema {version}, this one is {SCHEMA_VERSION}")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
-        db.executescript(_MIGRATION if version == 1 else _SCHEMA)
+        db.executescript((_MIGRATION if version == 1 else _SCHEMA) + _INDICES)
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     except sqlite3.Error:
         db.close()

@@ -1,8 +1,12 @@
 // The newest part, and the numbers beside it.
 
+import {look} from "./closer.js";
 import {$, clock, drawBoxes, element, MARKS, ms, nameOf, number, percent, reasonOf, text, WORDS} from "./tools.js";
 
+let newest = null;
+
 export async function showPart(part, jpeg) {
+  newest = part;
   const bitmap = jpeg.length ? await createImageBitmap(new Blob([jpeg], {type: "image/jpeg"})) : null;
   const canvas = $("canvas");
   if (bitmap) {
@@ -17,6 +21,7 @@ export async function showPart(part, jpeg) {
   text("no-picture", "No picture of this part");
   drawBoxes($("boxes"), bitmap ? part : {regions: []});
   showVerdict(part, Boolean(bitmap));
+  $("look").hidden = false;
 }
 
 function showVerdict(part, pictured) {
@@ -90,6 +95,8 @@ function showOutputs(sinks) {
   text("sinks", names.length ? (bad.length ? `${bad.length} down` : "All well") : "–");
   list("sinks-more", names.map((name) => `${sinks[name] ? "✓" : "✕ not well:"} ${name}`));
 }
+
+$("look").addEventListener("click", () => look(newest));
 
 function list(id, lines) {
   const told = lines.join("\n");

@@ -1,5 +1,6 @@
 // Follows the line: asks for the next part only when the one before has been drawn. No libraries, no build.
 
+import {showReasons} from "./history.js";
 import {showBoard, showPart} from "./newest.js";
 import {refreshRejects} from "./rejects.js";
 import {$, pause, painted, remember, remembered} from "./tools.js";
@@ -30,6 +31,7 @@ async function follow() {
         drawnAt = performance.now();
       }
       refreshRejects(told.rejects);
+      showReasons(told.board.reasons);
       document.body.classList.toggle("old", told.board.state === "SILENT");
       await painted();
     } catch (error) {
@@ -58,6 +60,8 @@ $("theme").addEventListener("click", () => useTheme(document.documentElement.dat
 $("camera").addEventListener("change", () => { seen = ""; });
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches?.("input, select, textarea");
-  if (event.key === "t" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) $("theme").click();
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "t") $("theme").click();
+  if (event.key === "l" && !$("look").hidden) $("look").click();
 });
 follow();

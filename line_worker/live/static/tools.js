@@ -40,6 +40,10 @@ export function reasonOf(part) {
 export const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 export const nameOf = (part) => part.part_id || `no. ${part.seq}`;
 
+export function pictureOf(part, name) {
+  return `picture?${new URLSearchParams({camera: part.camera, epoch: part.epoch, seq: part.seq, name})}`;
+}
+
 // boxes over a picture, in the pixels of the original
 export function drawBoxes(svg, part) {
   svg.setAttribute("viewBox", `0 0 ${part.width || 1} ${part.height || 1}`);

@@ -1,0 +1,54 @@
+// Parts from the store, by time, part id, verdict and reason.
+
+import {look, said} from "./closer.js";
+import {$, clock, element, nameOf, reasonOf, text, WORDS} from "./tools.js";
+
+let asked = null;
+let oldest = 0;
+
+async function search(before) {
+  const query = new URLSearchParams(asked);
+  if (before) query.set("before", before);
+  text("found", "Searching");
+  try {
+    const answer = await fetch(`history?${query}`, {cache: "no-store", signal: AbortSignal.timeout(20000)});
+    if (!answer.ok) throw new Error(await answer.text());
+    show(await answer.json(), Boolean(before));
+  } catch (error) {
+    text("found", `Nothing was found: ${error.message}`);
+  }
+}
+
+function show({parts, more}, further) {
+  if (!further) $("rows").replaceChildren();
+  $("rows").append(...parts.map(row));
+  oldest = parts.at(-1)?.wall ?? oldest;
+  const count = $("rows").children.length;
+  $("table").hidden = count === 0;
+  $("older").hidden = !more;
+  text("found", count ? `${count} parts${more ? ", and older ones" : ""}` : "No part was found");
+}
+
+function row(part) {
+  const open = element("button", {type: "button"}, nameOf(part));
+  open.addEventListener("click", () => look(part));
+  const day = new Date(part.wall * 1000).toLocaleDateString("en-CA");
+  const verdict = [WORDS[part.verdict], reasonOf(part)].filter(Boolean).join(": ");
+  const cells = [`${day} ${clock(part.wall)}`, open, part.camera, verdict, part.score?.toPrecision(3) ?? "–", said(part.judgement)];
+  return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
+}
+
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const form = new FormData(event.target);
+  const time = (name) => (form.get(name) ? String(new Date(form.get(name)).getTime() / 1000) : "");
+  asked = {part: form.get("part"), verdict: form.get("verdict"), reason: form.get("reason"), since: time("since"), before: time("before")};
+  search("");
+});
+$("older").addEventListener("click", () => search(String(oldest)));
+
+export function showReasons(reasons) {
+  const choice = $("search").elements.reason;
+  if (choice.options.length > 1) return;
+  choice.append(...Object.entries(reasons).map(([name, words]) => element("option", {value: name}, words)));
+}
