@@ -171,14 +171,21 @@ class LiveSink(Section):
     durable: ClassVar[bool] = False
     kind: Literal["live"]
     name: Name = "live"
-    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:-]+$")
+    host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")
     port: Port = 8642
+    token_file: Path | None = None  # what whoever looks must know; mode 0400
+    certificate: Path | None = None  # with its key: TLS
+    private_key: Path | None = None
     quota_mb: PositiveFloat = 256.0  # pictures of rejects; the oldest are dropped beyond this
 
     @model_validator(mode="after")
     def _private(self) -> LiveSink:
-        if not is_loopback(self.host):
-            raise ValueError(f"host = {self.host!r}: other hosts can reach it, which needs token_file and TLS")
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate and private_key go together")
+        if not is_loopback(self.host) and (self.token_file is None or self.certificate is None):
+            raise ValueError(
+                f"host = {self.host!r}: other hosts can reach it, which needs token_file, certificate and private_key"
+            )
         return self
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -136,8 +138,8 @@ def test_every_picture_can_be_shown(shape: tuple[int, ...], dtype: type) -> None
 class Bench:
     """An open page beside a camera's ring."""
 
-    def __init__(self, folder: Path) -> None:
-        self.config = config(folder)
+    def __init__(self, folder: Path, **sink: Any) -> None:
+        self.config = config(folder, **sink)
         self.live = Live(self.config.sinks[0], self.config)  # type: ignore[arg-type]
         self.live.open()
         self.live.beat(state(), time.monotonic())
@@ -159,8 +161,11 @@ class Bench:
         self.announce(seq)
         self.live.deliver(outcome(seq, reason), time.monotonic())
 
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+
     def get(self, path: str, host: str = "", body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = self.connection()
         try:
             named = {"Host": host or f"127.0.0.1:{self.port}", **headers}
             connection.request("GET" if body is None else "POST", path, body, headers=named)
@@ -442,6 +447,18 @@ def test_history_is_found_by_time_part_and_reason(bench: Bench) -> None:
     assert json.loads(bench.get("/history?part=part-7")[1])["parts"][0]["judgement"] == "missed_defect"
 
 
+def test_rejects_from_before_the_start_are_still_there(bench: Bench) -> None:
+    rejected(bench, 1)
+    store = Store(bench.config.store_path, 1_000_000)
+    store.open()
+    for seq, reason in enumerate((Reason.NONE, Reason.ANOMALY, Reason.GAP)):
+        store.deliver(replace(outcome(seq, reason), wall=1000.0 + seq), 0.0)
+    store.close()
+    bench.live.close()
+    bench.live.open()
+    assert [(one["seq"], one.get("pictured")) for one in bench.rejects()] == [(2, None), (1, True)]
+
+
 # ---- the configuration -----------------------------------------------------------------------------------------------
 
 
@@ -454,6 +471,140 @@ def test_serve_shows_the_page_unless_it_is_turned_off(tmp_path: Path) -> None:
     assert not with_page(bare.model_copy(update={"line": bare.line.model_copy(update={"live": False})})).sinks
 
 
-def test_off_loopback_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"0\.0\.0\.0.*token_file"):
-        config(tmp_path, host="0.0.0.0")
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"host": "0.0.0.0"}, r"0\.0\.0\.0.*token_file"),
+        ({"host": "192.168.1.10", "token_file": "t"}, "other hosts can reach it"),
+        ({"host": "station-1", "certificate": "c", "private_key": "k"}, "other hosts can reach it"),
+        ({"certificate": "c"}, "go together"),
+        ({"port": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_off_loopback_without_token_and_tls_is_refused(tmp_path: Path, wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        config(tmp_path, **wrong)
+
+
+# ---- with a token and TLS --------------------------------------------------------------------------------------------
+
+TOKEN = "a token that nobody guesses"
+
+
+class Private(Bench):
+    """A page with a token and TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        secret(folder / "token", TOKEN + "\n")
+        certify(folder)
+        super().__init__(
+            folder,
+            token_file=str(folder / "token"),
+            certificate=str(folder / "c.pem"),
+            private_key=str(folder / "k.pem"),
+        )
+        self.trusted = ssl.create_default_context(cafile=str(folder / "c.pem"))
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=10, context=self.trusted)
+
+    def log_in(self, token: str) -> tuple[str, str]:
+        """Return where it leads, and the cookie."""
+        connection = self.connection()
+        try:
+            form = {"Content-Type": "application/x-www-form-urlencoded"}
+            connection.request("POST", "/login", urlencode({"token": token}), form)
+            answer = connection.getresponse()
+            assert answer.status == 303
+            return answer.getheader("Location", ""), answer.getheader("Set-Cookie", "")
+        finally:
+            connection.close()
+
+
+def secret(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o400)
+
+
+def certify(folder: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is missing: apt-get install openssl")
+    what = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=page -keyout {folder}/k.pem"
+    names = ["-out", f"{folder}/c.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", *what.split(), *names], check=True, capture_output=True)
+    (folder / "k.pem").chmod(0o400)
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Private]:
+    found = Private(tmp_path)
+    yield found
+    found.close()
+
+
+def test_without_the_token_nobody_sees_anything(private: Private) -> None:
+    private.part(0)
+    assert private.get("/")[0] == 303
+    for path in ("/next", "/rejects", f"/part?{urlencode(named(0))}", "/history", "/page.js"):
+        assert private.get(path)[0] == 401
+    assert private.get("/next", Cookie="line-worker=" + "0" * 64)[0] == 401
+    assert private.get("/next", Cookie="line-worker=\xfc; ;=")[0] == 401
+    assert private.post("/judge", **named(0), judgement="good", who="Ada")[0] == 401
+    assert b"Token" in private.get("/login")[1]
+
+
+def test_with_the_token_once_the_browser_is_known(private: Private) -> None:
+    private.part(0)
+    where, cookie = private.log_in(TOKEN)
+    assert where == "/"
+    assert {"HttpOnly", "SameSite=Strict", "Secure"} <= set(cookie.split("; "))
+    assert TOKEN not in cookie
+    known = {"Cookie": cookie.partition(";")[0]}
+    until(lambda: b'"part"' in private.get("/next?seen=", **known)[1])
+    body = json.dumps(named(0) | {"judgement": "good", "who": "Ada"}).encode()
+    json_ = {"Content-Type": "application/json", **known}
+    assert private.get("/judge", body=body, **json_, Origin="https://evil.example")[0] == 403
+    assert private.get("/judge", body=body, **json_, Origin=f"https://127.0.0.1:{private.port}")[0] == 200
+
+
+def test_a_wrong_token_is_answered_late(private: Private) -> None:
+    start = time.monotonic()
+    assert private.log_in(TOKEN + "?") == ("/login", "")
+    assert time.monotonic() - start > 0.9
+
+
+def test_peers_that_do_not_speak_tls_hold_nobody(private: Private) -> None:
+    rude = [socket.create_connection(("127.0.0.1", private.port)) for _ in range(10)]
+    for n, one in enumerate(rude):
+        one.sendall((b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00")[n % 3])
+    assert private.get("/login")[0] == 200
+    for one in rude:
+        one.close()
+
+
+def test_large_answers_come_whole_through_tls(private: Private) -> None:
+    known = {"Cookie": private.log_in(TOKEN)[1].partition(";")[0]}
+    folder = private.config.live_path(private.config.sinks[0]) / "top" / "7"  # type: ignore[arg-type]
+    folder.mkdir(parents=True)
+    (folder / "1-original.png").write_bytes(b"x" * 9_000_000)
+    assert len(private.get("/picture?camera=top&epoch=7&seq=1&name=original", **known)[1]) == 9_000_000
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda folder: (folder / "token").chmod(0o444), "open to others"),
+        (lambda folder: (folder / "k.pem").chmod(0o444), "open to others"),
+        (lambda folder: (folder / "token").unlink(), "cannot be read"),
+        (lambda folder: [(folder / "token").unlink(), secret(folder / "token", "short")], "shorter than 16"),
+        (lambda folder: (folder / "c.pem").write_text("no certificate"), "cannot be used for TLS"),
+    ],
+)
+def test_secrets_that_cannot_be_used_serve_nothing(private: Private, spoil: Callable[[Path], Any], why: str) -> None:
+    private.live.close()
+    spoil(private.folder)
+    with pytest.raises(SinkError, match=why):
+        private.live.open()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", private.port))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from line_worker.errors import SinkError, WireError
 from line_worker.joining import is_away
 from line_worker.live.board import Board, part_of
+from line_worker.live.door import Door, encryption
 from line_worker.live.pages import Site
 from line_worker.live.painter import Job, Painter
 from line_worker.live.records import Records
@@ -67,7 +68,7 @@ class Live(QuietSink):
         """Begin to serve.
 
         Raises:
-            SinkError: the port is taken, or the folder for pictures cannot be used.
+            SinkError: the port is taken, or the folder for pictures, the token or the certificate cannot be used.
         """
         self.close()
         with suppress(OSError):
@@ -75,11 +76,17 @@ class Live(QuietSink):
         try:
             self._pictures.open()
             self._painter = Painter(self._pictures)
-            self._site = Site(self._painter, Records(self._painter, self._config, self._sink), self.address)
-            self._server = HttpServer(self.address, self._site.pages, self._site.posts)
+            records = Records(self._painter, self._config, self._sink)
+            self._site = Site(self._painter, records, Door(self._sink))
+            self._server = HttpServer(self.address, self._site.pages, self._site.posts, encryption(self._sink))
+        except SinkError:
+            self.close()
+            raise
         except (OSError, WireError) as error:
             self.close()
             raise SinkError(f"the page: {error}") from error
+        with suppress(SinkError):  # a store that cannot be read says so where it is searched
+            self._painter.remember(records.rejects())
         self._painter.start()
         self._server.start()
         if not is_away(self._config):

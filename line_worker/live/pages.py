@@ -10,9 +10,10 @@
     GET  /history?since=&before=&part=&camera=&verdict=&reason=     parts from the store, the newest first
     POST /keep  {camera, epoch, seq}                    keep the pictures of a part that was shown lately, then as /part
     POST /judge {camera, epoch, seq, judgement, who}    write what somebody says of it, then as /part
+    GET, POST /login                where the line has a token
 
-Requests come from a browser that shows this page, or are refused: another site's page (in the same browser) could
-otherwise send them, under a name of its own that leads here.
+Requests come from a browser that shows this page, or are refused (see `door`): another site's page in the same browser
+could otherwise send them, under a name of its own that leads here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from importlib.resources import files
 from typing import Any
 
 from line_worker.errors import ConfigError, SinkError
+from line_worker.live.door import Door
 from line_worker.live.painter import ORIGINAL, Painter, Shown
 from line_worker.live.records import Records
 from line_worker.wire.http import JSON, Answer, Page, Request, refused
@@ -37,17 +39,15 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-HEADERS = (("Content-Security-Policy", POLICY), ("Referrer-Policy", "no-referrer"))
-_LOOPBACK = ("127.0.0.1", "localhost")
+HEADERS = (("Content-Security-Policy", POLICY), ("Referrer-Policy", "same-origin"))
 
 
 class Site:
     """The pages of one line. `board` is what is known beside the pictures."""
 
-    def __init__(self, painter: Painter, records: Records, address: tuple[str, int]) -> None:
+    def __init__(self, painter: Painter, records: Records, door: Door) -> None:
         self.board: dict[str, Any] = {}
-        self._painter, self._records = painter, records
-        self._hosts = {f"{host}:{address[1]}" for host in (address[0], *_LOOPBACK)}
+        self._painter, self._records, self._door = painter, records, door
         posts: dict[str, Page] = {"/keep": self._keep, "/judge": self._judge}
         pages: dict[str, Page] = {
             "/next": self._next,
@@ -58,15 +58,16 @@ class Site:
             "/": _static("index.html"),
             **{f"/{name}": _static(name) for name in STATIC},
         }
-        self.pages = {path: self._guarded(page) for path, page in (posts | pages).items()}
-        self.posts = frozenset(posts)
+        self.pages = {path: self._guarded(page) for path, page in pages.items()}
+        self.pages |= {path: self._guarded(page, json_only=True) for path, page in posts.items()}
+        self.pages |= {"/login": self._login, "/page.css": pages["/page.css"]}
+        self.posts = frozenset({"/login", *posts})
 
-    def _guarded(self, page: Page) -> Page:
+    def _guarded(self, page: Page, *, json_only: bool = False) -> Page:
         def guarded(asked: Request) -> Answer | None:
-            host = asked.headers.get("host", "")
-            if host not in self._hosts:
-                return refused(HTTPStatus.FORBIDDEN, "this page is not served under that name")
-            if asked.path in self.posts and not _from_here(asked, host):
+            if (no := self._door.refuse(asked)) is not None:
+                return no
+            if json_only and not _is_json(asked):
                 return refused(HTTPStatus.FORBIDDEN, "only this page may send that")
             try:
                 return page(asked)
@@ -123,6 +124,9 @@ class Site:
     def _judge(self, asked: Request) -> Answer:
         return _json(self._records.judge(_body(asked)))
 
+    def _login(self, asked: Request) -> Answer | None:
+        return self._door.log_in(asked) if asked.method == "POST" else _LOGIN(asked)
+
     def _history(self, asked: Request) -> Answer:
         return _json(self._records.history(asked.query))
 
@@ -133,10 +137,9 @@ _BYTES = "application/octet-stream"
 _GONE = refused(HTTPStatus.NOT_FOUND, "this picture is not kept (any more)")
 
 
-def _from_here(asked: Request, host: str) -> bool:
-    """Whether a POST was sent by this page: a form on another site cannot send JSON, nor hide where it comes from."""
-    origin = asked.headers.get("origin", f"http://{host}")
-    return origin.partition("://")[2] == host and asked.headers.get("content-type", "").startswith(JSON)
+def _is_json(asked: Request) -> bool:
+    """Whether a request says that it is JSON: a form on another site cannot."""
+    return asked.method == "POST" and asked.headers.get("content-type", "").startswith(JSON)
 
 
 def _body(asked: Request) -> dict[str, Any]:
@@ -161,3 +164,6 @@ def _static(name: str) -> Callable[[Request], Answer]:
     data = files("line_worker.live").joinpath("static", name).read_bytes()
     kind = KINDS[name.rpartition(".")[2]]
     return lambda asked: Answer(HTTPStatus.OK, data, kind, HEADERS)
+
+
+_LOGIN = _static("login.html")

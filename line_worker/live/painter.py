@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,6 +88,11 @@ class Painter(threading.Thread):
                     self._kept_at = now
                     self._rejects.append(job)
             self._turn.notify()
+
+    def remember(self, rejects: Iterable[Part]) -> None:
+        """List rejects from before the start."""
+        with self._turn:
+            self._relist([*self.rejects, *rejects])
 
     def keep(self, key: FrameKey) -> None:
         """Write the pictures of a part that was shown lately, so that somebody can look at it closely."""

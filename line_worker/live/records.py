@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from line_worker.errors import ConfigError, SinkError
 from line_worker.live.board import part_of
 from line_worker.live.judgements import ALLOWED, MAX_NOTE, MAX_WHO, Judged, Judgement, Judgements
-from line_worker.live.painter import ORIGINAL, Painter, Part
+from line_worker.live.painter import ORIGINAL, REJECTS, SMALLER, Painter, Part
 from line_worker.sink.store import FILE, Wanted, find_outcomes
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.messages import FrameKey
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # names become paths: none may leave the folder
 NUMBER = re.compile(r"[0-9]{1,19}")
 HISTORY = 50  # parts at once
+REJECTING = (Verdict.FAIL, Verdict.NO_DECISION)
 
 
 class Records:
@@ -77,6 +78,16 @@ class Records:
             return []
         found = find_outcomes(self._store, wanted, limit)
         return [part_of(one, self._deadlines.get(one.key.camera)) for one in found]
+
+    def rejects(self) -> list[Part]:
+        """Return the last rejects in the store, the newest first; none without a store."""
+        found = [part for verdict in REJECTING for part in self._find(Wanted(verdict=verdict), REJECTS)]
+        found.sort(key=lambda part: float(part["wall"]), reverse=True)
+        return [part | self._pictured(part) for part in found[:REJECTS]]
+
+    def _pictured(self, part: Part) -> Part:
+        small = self.picture(self.key(part), SMALLER)
+        return {"pictured": True} if small is not None else {}
 
     # ---- judging ------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Container, Mapping
@@ -27,6 +28,7 @@ PATIENCE_S = 2.0  # of a connection, from its start
 TURN_S = 0.2
 HELD_S = 0.02  # between two looks at pages that have nothing yet
 PAUSE_S = 0.01  # after every turn: however many ask, this thread leaves the processor to the others
+NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
 
 
@@ -113,18 +115,27 @@ class Peer:
     rest: memoryview = field(default_factory=lambda: memoryview(b""))
     held: Request | None = None
     answered: bool = False
+    greeted: bool = True  # False until a TLS handshake is over
 
 
 class HttpServer(threading.Thread):
     """Serves `pages` (path -> page) at `address` from `start` until `close`; `posts` are the paths that take POST.
 
+    tls: encrypts every connection.
+
     Raises:
         WireError: the address cannot be bound.
     """
 
-    def __init__(self, address: tuple[str, int], pages: Pages, posts: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        pages: Pages,
+        posts: Container[str] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__(name="http", daemon=True)
-        self._pages, self._posts = pages, posts
+        self._pages, self._posts, self._tls = pages, posts, tls
         self._peers: dict[int, Peer] = {}  # by file descriptor, the oldest first
         self._selector = selectors.DefaultSelector()
         self._stopping = False
@@ -169,22 +180,36 @@ class HttpServer(threading.Thread):
         with suppress(OSError):  # it has gone already, or no descriptor is left: the next turn tries again
             accepted, _ = self._listener.accept()
             accepted.setblocking(False)
+            if self._tls is not None:
+                accepted = self._tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
             if len(self._peers) >= CONNECTIONS:
                 self._drop(next(iter(self._peers.values())))
-            self._peers[accepted.fileno()] = Peer(accepted, time.monotonic() + PATIENCE_S)
+            self._peers[accepted.fileno()] = Peer(accepted, time.monotonic() + PATIENCE_S, greeted=self._tls is None)
             self._selector.register(accepted, selectors.EVENT_READ)
 
     def _serve(self, peer: Peer, events: int) -> None:
         try:
-            if events & selectors.EVENT_READ:
+            if not peer.greeted:
+                self._greet(peer)
+            elif events & selectors.EVENT_READ:
                 self._read(peer)
             elif peer.rest:
                 self._write(peer)
+        except NOT_YET:
+            pass
         except OSError:
             self._drop(peer)
 
+    @staticmethod
+    def _greet(peer: Peer) -> None:
+        assert isinstance(peer.socket, ssl.SSLSocket)
+        peer.socket.do_handshake()  # one whose peer does not even read our part of it runs out of time
+        peer.greeted = True
+
     def _read(self, peer: Peer) -> None:
         data = peer.socket.recv(REQUEST_BYTES)
+        while isinstance(peer.socket, ssl.SSLSocket) and peer.socket.pending():  # which no selector sees
+            data += peer.socket.recv(REQUEST_BYTES)
         if not data:
             self._drop(peer)
         elif (
@@ -219,7 +244,7 @@ class HttpServer(threading.Thread):
         self._write(peer)
 
     def _write(self, peer: Peer) -> None:
-        with suppress(BlockingIOError):
+        with suppress(*NOT_YET):
             peer.rest = peer.rest[peer.socket.send(peer.rest) :]
         if peer.rest:
             self._selector.modify(peer.socket, selectors.EVENT_READ | selectors.EVENT_WRITE)

@@ -1,6 +1,6 @@
 // One part, large: original, marked places, overlay; and what the operator says of it.
 
-import {$, clock, drawBoxes, element, ms, nameOf, pictureOf, reasonOf, remember, remembered, text, WORDS} from "./tools.js";
+import {$, clock, drawBoxes, element, limitOf, ms, nameOf, pictureOf, reasonOf, remember, remembered, scoreOf, text, WORDS} from "./tools.js";
 
 const CHOICES = {
   PASS: [["good", "Good indeed"], ["missed_defect", "Missed defect"]],
@@ -43,7 +43,7 @@ function show() {
   $("closer-verdict").dataset.verdict = part.verdict;
   text("closer-verdict", [WORDS[part.verdict], reasonOf(part)].filter(Boolean).join(": "));
   const facts = [["Camera", part.camera], ["Decided", `${new Date(part.wall * 1000).toLocaleDateString("en-CA")} ${clock(part.wall)}, in ${ms(part.latency_ms)} ms`], ["Number", part.seq]];
-  if (part.score !== null) facts.push(["Score", `${part.score.toPrecision(3)} of at most ${part.threshold?.toPrecision(3) ?? "–"}`]);
+  if (part.score !== null) facts.push(["Score", scoreOf(part) + limitOf(part)]);
   facts.push(["Bundle", part.bundle ? part.bundle.slice(0, 12) : "none"]);
   $("closer-facts").replaceChildren(...facts.flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, String(value))]));
   showJudgement();

@@ -1,7 +1,7 @@
 // Parts from the store, by time, part id, verdict and reason.
 
 import {look, said} from "./closer.js";
-import {$, clock, element, nameOf, reasonOf, text, WORDS} from "./tools.js";
+import {$, clock, element, nameOf, reasonOf, scoreOf, text, WORDS} from "./tools.js";
 
 let asked = null;
 let oldest = 0;
@@ -34,7 +34,7 @@ function row(part) {
   open.addEventListener("click", () => look(part));
   const day = new Date(part.wall * 1000).toLocaleDateString("en-CA");
   const verdict = [WORDS[part.verdict], reasonOf(part)].filter(Boolean).join(": ");
-  const cells = [`${day} ${clock(part.wall)}`, open, part.camera, verdict, part.score?.toPrecision(3) ?? "–", said(part.judgement)];
+  const cells = [`${day} ${clock(part.wall)}`, open, part.camera, verdict, scoreOf(part), said(part.judgement)];
   return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
 }
 

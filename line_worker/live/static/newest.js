@@ -1,7 +1,7 @@
 // The newest part, and the numbers beside it.
 
 import {look} from "./closer.js";
-import {$, clock, drawBoxes, element, MARKS, ms, nameOf, number, percent, reasonOf, text, WORDS} from "./tools.js";
+import {$, clock, drawBoxes, element, limitOf, MARKS, ms, nameOf, number, percent, reasonOf, scoreOf, text, WORDS} from "./tools.js";
 
 let newest = null;
 
@@ -32,7 +32,7 @@ function showVerdict(part, pictured) {
   const seen = `${WORDS[part.verdict]}, ${part.regions.length} marked places`;
   $("canvas").setAttribute("aria-label", `Part ${nameOf(part)}: ${pictured ? seen : "no picture"}`);
   const facts = [["Part", nameOf(part)], ["Camera", part.camera], ["Decided", `${clock(part.wall)}, in ${ms(part.latency_ms)} ms`]];
-  if (part.score !== null) facts.push(["Score", `${part.score.toPrecision(3)} of at most ${part.threshold?.toPrecision(3) ?? "–"}`]);
+  if (part.score !== null) facts.push(["Score", scoreOf(part) + limitOf(part)]);
   $("facts").replaceChildren(...facts.flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]));
 }
 

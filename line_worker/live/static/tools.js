@@ -27,6 +27,8 @@ export function remembered(key) {
 export const number = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
 export const percent = (share) => `${(share * 100).toFixed(share < 0.0995 ? 1 : 0)}\u202f%`;
 export const ms = (value) => (value === null ? "–" : value < 10 ? value.toFixed(1) : String(Math.round(value)));
+export const scoreOf = (part) => (part.score === null ? "–" : part.score.toFixed(2));
+export const limitOf = (part) => (part.threshold === null ? "" : ` (limit ${part.threshold.toFixed(2)})`);
 export const clock = (wall) => new Date(wall * 1000).toLocaleTimeString("en-GB");
 
 export const WORDS = {PASS: "PASS", FAIL: "REJECT", NO_DECISION: "REJECT"};
