@@ -25,6 +25,7 @@ from line_worker.config_sinks import MqttSink as MqttSink
 from line_worker.config_sinks import OpcUaSink as OpcUaSink
 from line_worker.config_sinks import PlcSink as PlcSink
 from line_worker.config_sinks import RecordSink as RecordSink
+from line_worker.config_sinks import S7Sink as S7Sink
 from line_worker.config_sinks import ShadowSink as ShadowSink
 from line_worker.config_sinks import Sink as Sink
 from line_worker.config_sinks import StoreSink as StoreSink
@@ -296,6 +297,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "synthetic": SyntheticSource,
     "replay": ReplaySource,
     "plc": PlcSink,
+    "s7": S7Sink,
     "opcua": OpcUaSink,
     "mqtt": MqttSink,
     "webhook": WebhookSink,

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from line_worker.config_sinks import OpcUaSink, PlcSink
+from line_worker.config_sinks import OpcUaSink, PlcSink, S7Sink
 
 MAP_SIZE = 71  # registers of one map; the sink's own table is checked against this
-_KINDS: dict[str, type[PlcSink | OpcUaSink]] = {"plc": PlcSink, "opcua": OpcUaSink}
-_KEYS = ("host", "port", "mode", "unit", "base")
+_KINDS: dict[str, type[PlcSink | S7Sink | OpcUaSink]] = {"plc": PlcSink, "s7": S7Sink, "opcua": OpcUaSink}
+_MODES = {"s7": "client", "opcua": "server"}
+_SPACES = {"plc": ("unit",), "s7": ("rack", "slot", "db")}  # what tells two memories behind one address apart
+_STEPS = {"plc": (MAP_SIZE, "registers"), "s7": (2 * MAP_SIZE, "bytes")}
+_KEYS = ("name", "host", "port", "mode", "base", *(key for space in _SPACES.values() for key in space))
 
 
 def clashes(sinks: list[dict[str, Any]]) -> list[str]:
     """Return what is wrong between the PLC sinks among `sinks`, the tables of line.toml."""
-    plcs = [_settings(sink) for sink in sinks if sink.get("kind") in _KINDS]
+    plcs = [_settings(sink) for sink in sinks if sink.get("kind") in _KINDS and _has_place(sink)]
     return [problem for one, other in combinations(plcs, 2) for problem in _between(one, other)]
 
 
@@ -24,20 +27,33 @@ def driven_by_replay(cameras: list[dict[str, Any]], sinks: list[dict[str, Any]])
     sources = [camera["source"] for camera in cameras if isinstance(camera.get("source"), dict)]
     if all(source.get("kind") != "replay" for source in sources):
         return []
-    remedies = {"plc": ("simulate", False, "simulate = true"), "opcua": ("handshake", True, "handshake = false")}
+    remedies = {
+        "plc": ("simulate", False, ", or set simulate = true"),
+        "opcua": ("handshake", True, ", or set handshake = false"),
+        "s7": ("", None, ""),
+    }
     problems = []
     for sink in sinks:
-        key, drives, remedy = remedies.get(str(sink.get("kind")), ("", None, ""))
-        if key and sink.get(key, drives) is drives:
+        if str(sink.get("kind")) not in remedies:
+            continue
+        key, drives, remedy = remedies[sink["kind"]]
+        if sink.get(key, drives) is drives:
             name = sink.get("name", sink["kind"])
-            problems.append(f"sinks: {name!r} drives a PLC, and a camera is a replay; take it out, or set {remedy}")
+            problems.append(f"sinks: {name!r} drives a PLC, and a camera is a replay; take it out{remedy}")
     return problems
 
 
-def _settings(sink: dict[str, Any]) -> dict[str, Any]:
+def _has_place(sink: dict[str, Any]) -> bool:
+    """Whether the keys that a sink must give are there; what is missing is told elsewhere."""
     fields = _KINDS[sink["kind"]].model_fields
-    defaults = {"mode": "server"} | {key: fields[key].default for key in ("name", *_KEYS) if key in fields}
-    return defaults | {key: sink[key] for key in ("name", *_KEYS) if key in sink}
+    return all(key in sink for key in _KEYS if key in fields and fields[key].is_required())
+
+
+def _settings(sink: dict[str, Any]) -> dict[str, Any]:
+    kind = sink["kind"]
+    fields = _KINDS[kind].model_fields
+    defaults = {"kind": kind, "mode": _MODES.get(kind)} | {key: fields[key].default for key in _KEYS if key in fields}
+    return defaults | {key: sink[key] for key in _KEYS if key in sink}
 
 
 def _between(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
@@ -47,12 +63,18 @@ def _between(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
         return
     if "server" in (one["mode"], other["mode"]):
         yield f"sinks: {names} both use {place}, where only one server can listen; give one of them another port"
-    elif one["unit"] == other["unit"] and _overlap(one["base"], other["base"]):
+    elif one["kind"] == other["kind"] and _space(one) == _space(other) and _overlap(one, other):
+        size, unit = _STEPS[one["kind"]]
         yield (
-            f"sinks: the register maps of {names} overlap in unit {one['unit']} of {place}: each takes {MAP_SIZE} "
-            f"registers, from {one['base']} and from {other['base']}; move one base by {MAP_SIZE} or more"
+            f"sinks: the register maps of {names} overlap in {_space(one)} of {place}: each takes {size} "
+            f"{unit}, from {one['base']} and from {other['base']}; move one base by {size} or more"
         )
 
 
-def _overlap(one: Any, other: Any) -> bool:
-    return isinstance(one, int) and isinstance(other, int) and abs(one - other) < MAP_SIZE
+def _space(sink: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {sink[key]}" for key in _SPACES[sink["kind"]])
+
+
+def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    bases = (one["base"], other["base"])
+    return all(isinstance(base, int) for base in bases) and abs(bases[0] - bases[1]) < _STEPS[one["kind"]][0]

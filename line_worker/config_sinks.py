@@ -33,6 +33,23 @@ class PlcSink(Section):
     simulate: bool = False  # start the simulated PLC beside the line
 
 
+class S7Sink(Section):
+    """A Siemens PLC: over S7 (PUT/GET) we keep the register table in data block `db` of the CPU at `host`."""
+
+    durable: ClassVar[bool] = False
+    kind: Literal["s7"]
+    name: Name = "s7"
+    host: str = Field(min_length=1)
+    port: Port = 102
+    rack: int = Field(default=0, ge=0, le=7)
+    slot: int = Field(default=1, ge=0, le=31)  # of the CPU: 1 in an S7-1200 or -1500, 2 in an S7-300
+    db: int = Field(ge=1, le=65535)
+    base: int = Field(default=0, ge=0, le=65394, multiple_of=2)  # the table's first byte; words begin at even ones
+    poll_ms: float = Field(default=5.0, ge=1, le=100)  # between two looks while a result waits for acknowledgement
+    plc_heartbeat_ms: PositiveFloat = 1000.0  # as for Modbus
+    queue: int = Field(default=8, ge=1, le=64)
+
+
 class OpcUaSink(Section):
     """An OPC UA server: OPC 40100 results for the plant and, with a handshake, the register table for one PLC."""
 
@@ -190,6 +207,6 @@ class LiveSink(Section):
 
 
 Sink = Annotated[
-    PlcSink | OpcUaSink | MqttSink | WebhookSink | StoreSink | LogSink | RecordSink | ShadowSink | LiveSink,
+    PlcSink | S7Sink | OpcUaSink | MqttSink | WebhookSink | StoreSink | LogSink | RecordSink | ShadowSink | LiveSink,
     Field(discriminator="kind"),
 ]

@@ -164,6 +164,11 @@ def test_every_problem_is_named_at_once() -> None:
             {"kind": "plc"},
             "'plc' drives a PLC, and a camera is a replay; take it out, or set simulate = true",
         ),
+        (
+            "sinks.2",
+            {"kind": "s7", "host": "plc", "db": 1},
+            "'s7' drives a PLC, and a camera is a replay; take it out",
+        ),
         ("sinks.2", {"kind": "opcua"}, "'opcua' drives a PLC, and a camera is a replay; take it out, or set handshake"),
         (
             "sinks.2",

@@ -211,7 +211,7 @@ def taken() -> Iterator[int]:
 
 
 def plc_of(folder: Path, running: bool = False, **plc: Any) -> Finding:
-    config = station(folder, sinks=[{"kind": "plc", **plc}])
+    config = station(folder, sinks=[{"kind": "plc"} | plc])
     [(_, check)] = ways.plc_checks(config, running=running)
     return only(check())
 
@@ -271,6 +271,24 @@ def test_a_plc_that_does_not_answer_is_an_error(tmp_path: Path, taken: int) -> N
     assert (found.level, "cannot be reached" in found.text) == (Level.ERROR, True)
     found = plc_of(tmp_path, mode="client", port=taken)  # something listens there, but it is no PLC
     assert (found.level, "no answer" in found.text) == (Level.ERROR, True)
+
+
+def test_an_s7_plc_is_asked_for_its_data_block(tmp_path: Path, taken: int) -> None:
+    pytest.importorskip("snap7", reason="python-snap7 is missing: pip install 'line-worker[s7]'")
+    from s7_plc import BASE, DB, S7Plc
+
+    with S7Plc(tmp_path) as plc:
+        there = {"kind": "s7", "host": "127.0.0.1", "port": plc.port, "db": DB, "base": BASE}
+        assert plc_of(tmp_path, **there).level is Level.OK
+        found = plc_of(tmp_path, **(there | {"base": BASE + 2}))  # the map's last word lies beyond the block
+        assert (found.level, "refuses" in found.text) == (Level.ERROR, True)
+        found = plc_of(tmp_path, **(there | {"db": DB + 1}))
+        assert (found.level, "PUT/GET is permitted" in found.text) == (Level.ERROR, True)
+    found = plc_of(tmp_path, **there)
+    assert (found.level, "cannot be reached" in found.text) == (Level.ERROR, True)
+    found = plc_of(tmp_path, **(there | {"port": taken}))
+    assert (found.level, "no answer" in found.text) == (Level.ERROR, True)
+    assert plc_of(tmp_path, running=True, **there).level is Level.OK
 
 
 # ---- the host --------------------------------------------------------------------------------------------------------

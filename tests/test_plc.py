@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,67 +34,13 @@ from line_worker.sink.plc.registers import (
 )
 from line_worker.sink.plc.registers import Station as StationBlock
 from line_worker.sink.plc.simulated import SimulatedPlc
-from line_worker.wire.messages import FrameKey, HubState, Outcome
-
-HOST = "127.0.0.1"
-ALIVE, QUEUED = 2, 6  # registers
-
-
-def outcome(seq: int, *, left_ms: float = 2000.0, reason: int = 0) -> Outcome:
-    verdict = {0: "PASS", 1: "FAIL"}.get(reason, "NO_DECISION")
-    return Outcome(
-        *(seq + 1, FrameKey("line-1", "top", 7, seq), verdict, reason, float(seq), 1.0, (), "beef" * 16, "w", 1),
-        *(f"part-{seq}", seq + 1, 10.0, left_ms, 0.0, {}),
-    )
+from plc_station import HOST, QUEUED, Station, outcome, wait_for
 
 
 def settings(mode: str = "server", port: int = 0, **changes: object) -> PlcSink:
     """Return a sink's configuration; port 0, which line.toml does not allow, takes a free one."""
     checked = PlcSink.model_validate({"kind": "plc", "mode": mode, "port": port or 1, **changes})
     return checked.model_copy(update={"port": port})
-
-
-class Station:
-    """A PLC sink with a hub that beats and polls it, in a thread as its runner would."""
-
-    def __init__(self, sink: PlcSink) -> None:
-        self.output = PlcOutput(sink)
-        self.beating = True
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Station:
-        self.output.open()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.output.close()
-
-    def _run(self) -> None:
-        turn = 0
-        while not self._stop.wait(0.01):
-            turn += 1
-            if self.beating and turn % 5 == 0:
-                self.output.beat(HubState(1, turn, 2, "", "beef" * 16, 0, 1, {}), time.monotonic())
-            self.output.poll(time.monotonic())
-
-    def deliver(self, *outcomes: Outcome) -> None:
-        for one in outcomes:
-            assert self.output.deliver(one, time.monotonic())
-
-    def await_reachable(self, wanted: bool = True) -> str:
-        wait_for(lambda: self.output.reachable()[0] == wanted and self.output.words()[ALIVE] == 1)
-        return self.output.reachable()[1]
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
 
 
 class HandPlc:

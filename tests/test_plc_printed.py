@@ -10,7 +10,7 @@ import pytest
 
 from line_worker.cli import main
 from line_worker.config_registers import MAP_SIZE
-from line_worker.sink.plc.printed import as_csv, as_markdown
+from line_worker.sink.plc.printed import as_blocks, as_blocks_csv, as_csv, as_markdown
 from line_worker.sink.plc.registers import SIZE, TABLE
 
 LINE = """
@@ -77,7 +77,7 @@ def test_a_line_has_a_table_for_every_plc_sink(capsys: pytest.CaptureFixture[str
 def test_one_of_several_sinks_is_chosen_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     where = line(tmp_path, TWO)
     said = printed(capsys, where, "--format", "csv", code=3)
-    assert "--format csv is for one Modbus sink; choose one with --sink (gate, plc)" in said
+    assert "--format csv is for one Modbus or S7 sink; choose one with --sink (gate, plc)" in said
     assert "no PLC sink 'door' (there are: plc, gate)" in printed(capsys, where, "--sink", "door", code=3)
     assert printed(capsys, where, "--sink", "gate", "--format", "csv") == as_csv(4000)
 
@@ -115,6 +115,79 @@ def test_maps_side_by_side_are_welcome(capsys: pytest.CaptureFixture[str], tmp_p
     key, value = second.split(" = ")
     other = "".join(f"{key} = {value}\n" for key, value in (settings | {key: value}).items())
     printed(capsys, line(tmp_path, f'{first}[[sinks]]\nkind = "plc"\nname = "b"\n{other}'))
+
+
+S7 = '[[sinks]]\nkind = "s7"\nhost = "10.0.0.5"\ndb = 7\nbase = 100\n'
+
+
+def test_an_s7_sink_has_the_addresses_of_its_data_block(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = printed(capsys, line(tmp_path, S7))
+    assert "## s7: S7, 10.0.0.5:102, rack 0, slot 1" in text
+    assert as_blocks(7, 100) in text
+    assert "| DB7.DBW126 | `verdict` | 2 | Word | to PLC |" in text
+    assert "| DB7.DBD120 | `seq` | 4 | DWord | to PLC |" in text
+    assert "| DB7.DBD132 | `score` | 4 | Real | to PLC |" in text
+    assert "| DB7.DBB146 | `camera` | 16 | Array[0..15] of Char | to PLC |" in text
+    assert "0x5AA5 PASS" in text
+
+
+def test_the_csv_of_an_s7_sink(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = printed(capsys, line(tmp_path, S7), "--format", "csv")
+    assert text == as_blocks_csv(7, 100)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["name"] for row in rows] == [row.name for row in TABLE]
+    ends = [int(row["address"][7:]) + int(row["bytes"]) for row in rows]
+    assert ends == [100 + 2 * (row.offset + row.width) for row in TABLE]
+    assert rows[-1]["address"] == "DB7.DBW240"
+    assert rows[12]["codes"] == "0x5AA5=PASS 0x3CC3=FAIL 0x0FF0=NO_DECISION"
+    assert "--format st is for one Modbus sink" in printed(capsys, line(tmp_path, S7), "--format", "st", code=3)
+
+
+@pytest.mark.parametrize(
+    ("second", "overlap"),
+    [
+        ("base = 240", True),
+        ("base = 242", False),
+        ("db = 8", False),
+        ("slot = 2", False),
+        ('host = "10.0.0.6"', False),
+        ("port = 1102", False),
+    ],
+)
+def test_maps_in_one_data_block_do_not_overlap(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, second: str, overlap: bool
+) -> None:
+    settings = {"kind": '"s7"', "host": '"10.0.0.5"', "db": "7", "base": "100"}
+    other = settings | {"name": '"b"'} | dict([second.split(" = ")])
+    tables = ["[[sinks]]", *(f"{k} = {v}" for k, v in settings.items())]
+    tables += ["[[sinks]]", *(f"{k} = {v}" for k, v in other.items())]
+    told = printed(capsys, line(tmp_path, "\n".join(tables)), code=3 if overlap else 0)
+    says = (
+        "the register maps of 's7' and 'b' overlap in rack 0, slot 1, db 7 of 10.0.0.5:102: "
+        "each takes 142 bytes, from 100 and from 240"
+    )
+    assert (says in told) is overlap
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ("db = 7", "host: is missing"),
+        ('host = "plc"', "db: is missing"),
+        ('host = "plc"\ndb = 7\nbase = 3', "base = 3"),
+        ('host = "plc"\ndb = 7\nbase = 65400', "base = 65400"),
+        ('host = "plc"\ndb = 0', "db = 0"),
+        ('host = "plc"\ndb = 7\nslot = 32', "slot = 32"),
+        ('host = "plc"\ndb = 7\npoll_ms = 0', "poll_ms = 0"),
+        ('host = ""\ndb = 7', "host = ''"),
+        ('host = "plc"\ndb = 7\nunit = 1', "unit"),
+    ],
+)
+def test_what_an_s7_sink_may_not_be(capsys: pytest.CaptureFixture[str], tmp_path: Path, keys: str, says: str) -> None:
+    two = f'[[sinks]]\nkind = "s7"\n{keys}\n[[sinks]]\nkind = "s7"\nname = "b"\n{keys}\n'
+    told = printed(capsys, line(tmp_path, two), code=3)
+    assert says in told
+    assert "None" not in told
 
 
 def test_an_opc_ua_sink_has_a_node_for_every_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

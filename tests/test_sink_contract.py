@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from line_worker.config import MqttSink, OpcUaSink, PlcSink, WebhookSink, parse
+from line_worker.config import MqttSink, OpcUaSink, PlcSink, S7Sink, WebhookSink, parse
 from line_worker.sink import Sink
 from line_worker.sink.collect import Collector
 from line_worker.sink.log import Log
@@ -28,6 +28,7 @@ from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.sink.store import Store, read_outcomes
 from line_worker.sink.webhook import Webhook
 from line_worker.wire.messages import Crop, Frame, FrameKey, HubState, Outcome
+from s7_plc import BASE, DB, S7Plc
 
 HOST = "127.0.0.1"
 LINE = {
@@ -117,6 +118,14 @@ def plc_client(tmp_path: Path) -> Iterator[Bench]:
     with SimulatedPlc(HOST, 0, serve=True) as plc:
         sink = PlcOutput(PlcSink(kind="plc", mode="client", port=plc.port))
         yield Bench(sink, lambda: [(b.seq, b.verdict) for b in plc.books if b.received])
+
+
+@contextmanager
+def s7(tmp_path: Path) -> Iterator[Bench]:
+    pytest.importorskip("snap7", reason="python-snap7 is missing: pip install 'line-worker[s7]'")
+    with S7Plc(tmp_path) as plc:
+        sink = PlcOutput(S7Sink(kind="s7", host=HOST, port=plc.port, db=DB, base=BASE))
+        yield Bench(sink, lambda: plc.taken)
 
 
 @contextmanager
@@ -250,6 +259,7 @@ KINDS = {
     "log": log,
     "plc server": plc_server,
     "plc client": plc_client,
+    "s7": s7,
     "opcua": opcua,
     "mqtt": mqtt,
     "webhook": webhook,

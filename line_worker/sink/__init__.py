@@ -87,7 +87,7 @@ class QuietSink:
 
 def make_sink(sink: SinkConfig, config: Config) -> Sink:
     """Return the sink that `sink` names; nothing is opened yet."""
-    if sink.kind == "plc":
+    if sink.kind == "plc" or sink.kind == "s7":
         from line_worker.sink.plc import PlcOutput
 
         return PlcOutput(sink)

@@ -1,9 +1,9 @@
-"""The PLC sink: outcomes into a PLC's registers over Modbus TCP.
+"""The PLC sink: outcomes into a PLC's registers over Modbus TCP, or into a data block of a Siemens PLC over S7.
 
 The handshake decides what the registers hold. As `server`, the PLC polls us and every request is answered with the
-handshake's registers of that instant. As `client`, a thread writes them to the PLC whenever they change and reads the
-PLC's own: every few milliseconds while a result waits, rarely otherwise. A PLC that cannot be reached raises nothing:
-its heartbeat is stale then, `reachable` says so, and its own window rejects the parts.
+handshake's registers of that instant. As `client`, and always over S7, a thread writes them to the PLC whenever they
+change and reads the PLC's own: every few milliseconds while a result waits, rarely otherwise. A PLC that cannot be
+reached raises nothing: its heartbeat is stale then, `reachable` says so, and its own window rejects the parts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from line_worker.config import OpcUaSink, PlcSink
+from line_worker.config import OpcUaSink, PlcSink, S7Sink
 from line_worker.sink import QuietSink
 from line_worker.sink.plc.handshake import Handshake
 from line_worker.sink.plc.registers import Plc, decode
@@ -33,7 +33,7 @@ class PlcOutput(QuietSink):
 
     durable = False
 
-    def __init__(self, sink: PlcSink | OpcUaSink) -> None:
+    def __init__(self, sink: PlcSink | S7Sink | OpcUaSink) -> None:
         self._sink = sink
         self._lock = threading.Lock()  # the handshake is used by the runner's thread and by the link's
         session = 1 + secrets.randbelow(0xFFFF)
@@ -55,12 +55,12 @@ class PlcOutput(QuietSink):
         """Listen for the PLC, or begin to write to it.
 
         Raises:
-            SinkError: as server, the port cannot be used.
+            SinkError: as server, the port cannot be used; over S7, python-snap7 is missing.
         """
-        from line_worker.sink.plc.modes import MODES  # Modbus is imported by those who speak it
+        from line_worker.sink.plc.modes import mode_of  # a protocol is imported by those who speak it
 
-        assert isinstance(self._sink, PlcSink)
-        mode = MODES[self._sink.mode](self._sink, self)
+        assert isinstance(self._sink, PlcSink | S7Sink)
+        mode = mode_of(self._sink, self)
         mode.open()
         self._mode = mode
 

@@ -11,8 +11,7 @@ from pymodbus import ModbusException
 from pymodbus.client import ModbusTcpClient
 
 from line_worker.errors import SinkError
-
-TIMEOUT_S = 0.5
+from line_worker.sink.plc.link import TIMEOUT_S, failed
 
 logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)  # its complaints come back to us as errors of our own
 
@@ -60,10 +59,8 @@ class RegisterClient:
     def _failed(self, what: str) -> SinkError:
         self.close()
         host, port = self._address
-        return SinkError(
-            f"Modbus server {host}:{port}, unit {self._unit}, registers from {self._base}: {what}; nothing passes "
-            "meanwhile, it is tried again; check its power, network, address and register map"
-        )
+        place = f"Modbus server {host}:{port}, unit {self._unit}, registers from {self._base}"
+        return failed(place, what, "address and register map")
 
     def close(self) -> None:
         """Close the connection; the next request opens it again."""

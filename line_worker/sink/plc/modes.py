@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from line_worker.config import PlcSink
+from line_worker.config import PlcSink, S7Sink
 from line_worker.errors import SinkError
+from line_worker.sink.plc.link import link_to
 from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC
 
-BUSY_S = 0.003  # between two rounds while a result waits for its acknowledgement
+BUSY_S = 0.003  # between two rounds over Modbus while a result waits for its acknowledgement
 IDLE_S = 0.05
 BACKOFF_S = (0.1, 2.0)
 CLOSE_S = 2.0
@@ -95,13 +96,12 @@ class Served:
 class Written:
     """We write to the PLC whenever something changes, and read what it answers."""
 
-    def __init__(self, sink: PlcSink, registers: Registers) -> None:
-        from line_worker.sink.plc.client import RegisterClient
-
+    def __init__(self, sink: PlcSink | S7Sink, registers: Registers) -> None:
         self.port = sink.port
         self._registers = registers
-        self._client = RegisterClient(sink.host, sink.port, sink.unit, sink.base)
-        self._thread = threading.Thread(target=self._run, name="modbus-client", daemon=True)
+        self._link = link_to(sink)
+        self._busy_s = sink.poll_ms / 1000 if sink.kind == "s7" else BUSY_S
+        self._thread = threading.Thread(target=self._run, name="plc-client", daemon=True)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._trouble = "the PLC has not been reached yet"
         self._last: list[int] = []  # what the PLC's registers hold
@@ -129,15 +129,15 @@ class Written:
                 backoff_s = min(backoff_s * 2, BACKOFF_S[1])
             else:
                 self._trouble, backoff_s = "", BACKOFF_S[0]
-                self._wake.wait(BUSY_S if self._registers.pending else IDLE_S)
+                self._wake.wait(self._busy_s if self._registers.pending else max(self._busy_s, IDLE_S))
                 self._wake.clear()
 
     def _round(self) -> None:
         words = self._registers.words()
         if words != self._last:
-            self._client.write(TO_PLC.start, words)
+            self._link.write(TO_PLC.start, words)
             self._last = words
-        self._registers.take(self._client.read(FROM_PLC))
+        self._registers.take(self._link.read(FROM_PLC))
 
     def close(self) -> None:
         """Stop writing; the heartbeat in the PLC's registers stands still from now on."""
@@ -145,7 +145,11 @@ class Written:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=CLOSE_S)
-        self._client.close()
+        self._link.close()
 
 
-MODES: dict[str, type[Served] | type[Written]] = {"server": Served, "client": Written}
+def mode_of(sink: PlcSink | S7Sink, registers: Registers) -> Mode:
+    """Return the way to the PLC of `sink`; SinkError when what it needs is not installed."""
+    if sink.kind == "plc" and sink.mode == "server":
+        return Served(sink, registers)
+    return Written(sink, registers)

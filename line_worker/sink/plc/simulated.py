@@ -1,9 +1,10 @@
 """The simulated PLC: the twin that ships. It runs `PlcProgram` against the PLC sink through real Modbus TCP.
 
 As client it polls our server, as a PLC does in the sink's mode `server`; with `serve` it is the Modbus server that the
-sink writes to in mode `client`. `python -m line_worker.sink.plc.simulated HOST PORT --log FILE` runs it as a process:
-every decision becomes a line of JSON, SIGTERM ends it with exit code 0. When the station goes away its windows run on,
-and it tries to reach the station again.
+sink writes to in mode `client`, and with `s7_db` snap7's server with that data block, for a sink that speaks S7.
+`python -m line_worker.sink.plc.simulated HOST PORT --log FILE` runs it as a process: every decision becomes a line of
+JSON, SIGTERM ends it with exit code 0. When the station goes away its windows run on, and it tries to reach the station
+again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from line_worker.errors import SinkError
 from line_worker.health import StopFlag, die_with_parent
@@ -23,6 +24,10 @@ from line_worker.sink.plc.client import RegisterClient
 from line_worker.sink.plc.program import Booking, PlcProgram
 from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC, Plc, encode
 from line_worker.sink.plc.server import RegisterServer
+
+if TYPE_CHECKING:
+    from line_worker.sink.plc.link import Link
+    from line_worker.sink.plc.s7_served import ServedBlock
 
 POLL_S = 0.005
 AGAIN_S = 0.1  # between two attempts to reach the station
@@ -35,6 +40,8 @@ class SimulatedPlc:
     Args:
         host, port, unit, base: where the PLC sink listens or, with `serve`, where this PLC does.
         serve: be the Modbus server.
+        s7_db: be an S7 server, with the table in this data block from byte `base` on.
+        sessions: of S7, at once.
         poll_s: time between two polls, the scan cycle of the PLC.
         window_s: how long a part that `trigger` announced waits for its result.
         log: gets a line of JSON for every booking.
@@ -48,6 +55,8 @@ class SimulatedPlc:
         unit: int = 1,
         base: int = 0,
         serve: bool = False,
+        s7_db: int | None = None,
+        sessions: int = 8,
         poll_s: float = POLL_S,
         window_s: float = 1.0,
         log: TextIO | None = None,
@@ -55,8 +64,16 @@ class SimulatedPlc:
         self._program = PlcProgram(window_s)
         self._lock = threading.Lock()  # the program is used by this PLC's thread, its server's and callers of `trigger`
         self._poll_s, self._log = poll_s, log
-        self._client = None if serve else RegisterClient(host, port, unit, base)
-        self._server = RegisterServer(host, port, unit, base, _Bank(self)) if serve else None
+        self._link: Link | None = None  # where the program finds the station's registers
+        self._server: RegisterServer | ServedBlock | None = None
+        if s7_db is not None:
+            from line_worker.sink.plc.s7_served import ServedBlock
+
+            self._link = self._server = ServedBlock(host, port, s7_db, base, sessions)
+        elif serve:
+            self._server = RegisterServer(host, port, unit, base, _Bank(self))
+        else:
+            self._link = RegisterClient(host, port, unit, base)
         self._told = Plc()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -98,7 +115,7 @@ class SimulatedPlc:
         """Scan until `stopping`.
 
         Raises:
-            SinkError: with `serve`, the port cannot be used.
+            SinkError: as server, the port cannot be used.
         """
         if self._server is not None:
             self._server.open()
@@ -111,20 +128,20 @@ class SimulatedPlc:
     def _cycle(self) -> float:
         """Do one scan; returns how long to wait before the next."""
         wait_s = self._poll_s
-        if self._client is None:
+        if self._link is None:
             with self._lock:
                 self._program.idle(time.monotonic())
         else:
-            wait_s = self._poll(self._client)
+            wait_s = self._poll(self._link)
         self._keep_books()
         return wait_s
 
-    def _poll(self, client: RegisterClient) -> float:
+    def _poll(self, link: Link) -> float:
         before = self._told.ack_toggle
         try:
-            plc = self.scan(client.read(TO_PLC))
+            plc = self.scan(link.read(TO_PLC))
             if plc != self._told:
-                client.write(FROM_PLC.start, encode(plc))
+                link.write(FROM_PLC.start, encode(plc))
                 self._told = plc
         except SinkError as error:
             self.trouble, self._told = str(error), Plc()
@@ -152,8 +169,8 @@ class SimulatedPlc:
     def _end(self) -> None:
         if self._server is not None:
             self._server.close()
-        if self._client is not None:
-            self._client.close()
+        if self._link is not None:
+            self._link.close()
         self._keep_books()
 
     def start(self) -> SimulatedPlc:
@@ -203,13 +220,19 @@ class _Bank:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one simulated PLC until SIGTERM; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="simulated-plc", description="A PLC over Modbus TCP that rejects by default.")
+    parser = argparse.ArgumentParser(
+        prog="simulated-plc", description="A PLC over Modbus TCP or S7 that rejects by default."
+    )
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("--log", type=Path, required=True, help="decisions as JSON lines, appended")
     parser.add_argument("--unit", type=int, default=1)
-    parser.add_argument("--base", type=int, default=0, help="address of the first register")
+    parser.add_argument(
+        "--base", type=int, default=0, help="address of the first register, in a data block of the first byte"
+    )
     parser.add_argument("--serve", action="store_true", help="be the Modbus server that the sink writes to")
+    parser.add_argument("--s7-db", type=int, help="be an S7 server, with the table in this data block")
+    parser.add_argument("--sessions", type=int, default=8, help="of S7, at once")
     parser.add_argument("--poll-ms", type=float, default=POLL_S * 1000)
     parser.add_argument("--window-ms", type=float, default=1000.0)
     parser.add_argument("--parent", type=int, default=0, help="end with this process")
@@ -224,6 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unit=chosen.unit,
             base=chosen.base,
             serve=chosen.serve,
+            s7_db=chosen.s7_db,
+            sessions=chosen.sessions,
             poll_s=chosen.poll_ms / 1000,
             window_s=chosen.window_ms / 1000,
             log=log,

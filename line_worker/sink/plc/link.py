@@ -1,0 +1,49 @@
+"""How we write into a PLC: a block of 16-bit words that it keeps, over whichever protocol it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from line_worker.config import PlcSink, S7Sink
+from line_worker.errors import SinkError
+
+TIMEOUT_S = 0.5
+
+
+class Link(Protocol):
+    """The register table in a PLC, by offset. Connects when it is used; every failure ends the connection."""
+
+    def read(self, offsets: range) -> list[int]:
+        """Return these words, read in one request; SinkError when the PLC does not give them."""
+
+    def write(self, offset: int, words: Sequence[int]) -> None:
+        """Write `words` from `offset` on, in one request; SinkError when the PLC does not take them."""
+
+    def close(self) -> None:
+        """Close the connection, which frees it in the PLC; the next request opens another."""
+
+
+def link_to(sink: PlcSink | S7Sink, timeout_s: float = TIMEOUT_S) -> Link:
+    """Return the link to the PLC of `sink`; nothing is opened yet.
+
+    Raises:
+        SinkError: what its protocol needs is not installed.
+    """
+    if sink.kind == "plc":
+        from line_worker.sink.plc.client import RegisterClient
+
+        return RegisterClient(sink.host, sink.port, sink.unit, sink.base, timeout_s)
+    try:
+        from line_worker.sink.plc.s7 import BlockClient
+    except ImportError as error:
+        raise SinkError(
+            f"sink {sink.name}: python-snap7 is not installed ({error}); the PLC gets nothing; "
+            "pip install line-worker[s7]"
+        ) from error
+    return BlockClient(sink.host, sink.port, (sink.rack, sink.slot), sink.db, sink.base, timeout_s)
+
+
+def failed(place: str, what: str, check: str) -> SinkError:
+    """Return the error of a PLC at `place`, of which `check` should be looked at."""
+    return SinkError(f"{place}: {what}; nothing passes meanwhile, it is tried again; check its power, network, {check}")

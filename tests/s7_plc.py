@@ -1,0 +1,133 @@
+"""A Siemens PLC for the tests: the simulated PLC on snap7's own server, a process that can be killed and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from plc_station import HOST, wait_for
+
+DB, BASE = 5, 40
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+        return True
+    return False
+
+
+class S7Plc:
+    """Start it as a context manager; `books` are its decisions so far, also those before it was killed."""
+
+    def __init__(self, folder: Path, sessions: int = 8) -> None:
+        self.port, self._log, self._sessions = free_port(), folder / "plc.jsonl", sessions
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> S7Plc:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "line_worker.sink.plc.simulated",
+            HOST,
+            str(self.port),
+            "--log",
+            str(self._log),
+        ]
+        command += ["--s7-db", str(DB), "--base", str(BASE), "--sessions", str(self._sessions)]
+        self._process = subprocess.Popen(command)
+        wait_for(lambda: listens(self.port))
+
+    def signal(self, what: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, what)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def end(self) -> int:
+        """Ask it to end; returns its exit code."""
+        self.signal(signal.SIGTERM)
+        assert self._process is not None
+        return self._process.wait(timeout=20)
+
+    @property
+    def books(self) -> list[dict[str, Any]]:
+        lines = self._log.read_text().split("\n")[:-1] if self._log.exists() else []
+        return [json.loads(line) for line in lines]
+
+    @property
+    def taken(self) -> list[tuple[int, str]]:
+        """Sequence number and verdict of every result that it has received."""
+        return [(booking["seq"], booking["verdict"]) for booking in self.books if booking["received"]]
+
+
+class Wire:
+    """A TCP connection's way to `port` that can be slow (`delay_s`) or dead without anybody being told (`dead`)."""
+
+    def __init__(self, port: int) -> None:
+        self._target, self.delay_s, self.dead = port, 0.0, False
+        self._listener = socket.create_server((HOST, 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def __enter__(self) -> Wire:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        self._listener.close()
+        for one in self._open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in self._open:
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near = self._listener.accept()[0]
+                far = socket.create_connection((HOST, self._target), timeout=10)
+                far.settimeout(None)
+                self._open += [near, far]
+                for ends in ((near, far), (far, near)):
+                    self._threads.append(threading.Thread(target=self._carry, args=ends))
+                    self._threads[-1].start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                time.sleep(self.delay_s)
+                if not self.dead:
+                    sink.sendall(data)
+        if not self.dead:
+            with suppress(OSError):
+                sink.shutdown(socket.SHUT_WR)
