@@ -38,9 +38,10 @@ QUESTIONS = (
     Question("colour", "Are the pictures", "gray", ("gray", "bgr"), _is("source", "camera", "video")),
     Question("deadline_ms", "Milliseconds from the trigger until every part must have its answer", "200"),
     Question("bundle", "The bundle that `line-worker train` wrote (stub: none yet, everything passes)", "part.bundle"),
-    Question("plc", "PLC", "none", ("none", "modbus-server", "modbus-client", "opcua")),
+    Question("plc", "PLC", "none", ("none", "modbus-server", "modbus-client", "s7", "opcua")),
     Question("host", "PLC: address to listen on", "127.0.0.1", asked=_is("plc", "modbus-server", "opcua")),
-    Question("plc_host", "PLC: its address", "192.168.0.10", asked=_is("plc", "modbus-client")),
+    Question("plc_host", "PLC: its address", "192.168.0.10", asked=_is("plc", "modbus-client", "s7")),
+    Question("plc_db", "PLC: number of the data block for the registers", "1", asked=_is("plc", "s7")),
     Question("data", "Folder for the journal, results and pictures of rejects", "data"),
 )
 
@@ -65,6 +66,8 @@ def checked(question: Question, text: str) -> str:
             raise ConfigError(question.name, [f"{text!r} is no number"]) from None
         if not 0 < number <= 600_000:
             raise ConfigError(question.name, [f"{text} should be more than 0 and at most 600000"])
+    if question.name == "plc_db" and not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 65535):
+        raise ConfigError(question.name, [f"{text!r} should be a number from 1 to 65535"])
     return text
 
 
@@ -138,6 +141,13 @@ def _sinks(a: dict[str, str]) -> list[str]:
             ("mode", '"client"', "we write into the PLC"),
             ("host", _text(a["plc_host"]), ""),
             ("port", "502", ""),
+        ],
+        "s7": [
+            ("kind", '"s7"', f"pip install line-worker[s7]; {table}"),
+            ("host", _text(a["plc_host"]), ""),
+            ("rack", "0", ""),
+            ("slot", "1", "of the CPU: 1 in an S7-1200 or S7-1500, 2 in an S7-300"),
+            ("db", a["plc_db"], "not optimised; PUT/GET is permitted in the CPU"),
         ],
         "opcua": [
             ("kind", '"opcua"', f"pip install line-worker[opcua]; {table}"),

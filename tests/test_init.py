@@ -31,7 +31,7 @@ def test_every_choice_is_a_line_that_can_be_read(chosen, tmp_path):
     assert config.cameras[0].source.kind == answers["source"]
     kinds = [sink.kind for sink in config.sinks]
     assert kinds[-2:] == ["store", "log"]
-    assert kinds[:-2] == {"none": [], "opcua": ["opcua"]}.get(answers["plc"], ["plc"])
+    assert kinds[:-2] == {"none": [], "opcua": ["opcua"], "s7": ["s7"]}.get(answers["plc"], ["plc"])
 
 
 def test_yes_asks_nothing(tmp_path):
