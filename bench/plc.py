@@ -1,7 +1,8 @@
-"""How long an outcome takes from the PLC sink to a PLC that polls: Modbus TCP and OPC UA, each a process of its own.
+"""How long an outcome takes from the PLC sink to a PLC that polls: Modbus TCP, OPC UA, S7, each a process of its own.
 
-The sink runs here as its runner would drive it. The PLC polls every 2 ms, says what it has seen and when on the
-clock that both processes share, and acknowledges; it knows nothing of the sink but its protocol.
+The sink runs here as its runner would drive it. The PLC polls every 2 ms (with S7 its own memory, as a PLC's program
+does), says what it has seen and when on the clock that both processes share, and acknowledges; it knows nothing of the
+sink but its protocol.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from line_worker.errors import SinkError
 from line_worker.sink.plc import PlcOutput
 from line_worker.wire.messages import FrameKey, HubState, Outcome
 
-WAYS = ("modbus", "opcua")
+WAYS = ("modbus", "opcua", "s7")
+HOST, S7_DB = "127.0.0.1", 1
 POLL_S, BEAT_S = 0.01, 0.05
 READY_S, LAST_S, PATIENCE_S = 30.0, 0.3, 10.0
 
@@ -61,15 +63,19 @@ def measure(via: str, rate: float, seconds: float) -> Way:
 
 
 def _config(via: str, port: int) -> Config:
-    kind = "plc" if via == "modbus" else via
+    sinks: dict[str, dict[str, object]] = {
+        "modbus": {"kind": "plc"},
+        "opcua": {"kind": "opcua"},
+        "s7": {"kind": "s7", "host": HOST, "db": S7_DB},
+    }
     camera = {"name": "top", "deadline_ms": 500, "source": {"kind": "synthetic"}}
     line = {"name": "bench", "runtime": "run", "data": "data"}
-    sinks = [{"kind": kind, "port": port}]
-    return parse({"line": line, "cameras": [camera], "workers": {"bundle": "stub"}, "sinks": sinks})
+    sink = sinks[via] | {"port": port}
+    return parse({"line": line, "cameras": [camera], "workers": {"bundle": "stub"}, "sinks": [sink]})
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
+    with socket.create_server((HOST, 0)) as found:
         return int(found.getsockname()[1])
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 from line_worker.sink.plc.client import RegisterClient
+from line_worker.sink.plc.link import Link
 from line_worker.sink.plc.registers import FROM_PLC, RESULT_AT, STOP_AT, TO_PLC, Plc, Result, Station, decode, encode
 
 BEAT_S = 0.1
@@ -44,16 +45,31 @@ def stopped() -> bool:
 
 def modbus(port: int) -> Eyes:
     """Poll over Modbus TCP."""
-    client, eyes = RegisterClient("127.0.0.1", port, 1, 0), Eyes()
+    return polled(RegisterClient("127.0.0.1", port, 1, 0))
+
+
+def s7(port: int) -> Eyes:
+    """Let the station write to a data block, and poll that."""
+    from bench.plc import S7_DB
+    from line_worker.sink.plc.s7_served import ServedBlock
+
+    block = ServedBlock("127.0.0.1", port, S7_DB, 0)
+    block.open()
+    return polled(block)
+
+
+def polled(link: Link) -> Eyes:
+    """Poll the registers where `link` leads, until told to stop."""
+    eyes = Eyes()
     while not stopped():
-        words = client.read(TO_PLC)
+        words = link.read(TO_PLC)
         now = time.monotonic()
         station, result = decode(Station, words[:RESULT_AT]), decode(Result, words[RESULT_AT:STOP_AT])
         told = eyes.look(station.sync, result.toggle, result.seq, now)
         if told is not None:
-            client.write(FROM_PLC.start, encode(told))
+            link.write(FROM_PLC.start, encode(told))
         time.sleep(POLL_S)
-    client.close()
+    link.close()
     return eyes
 
 
@@ -82,5 +98,5 @@ async def opcua(port: int) -> Eyes:
 
 if __name__ == "__main__":
     way, place = sys.argv[1], int(sys.argv[2])
-    found = modbus(place) if way == "modbus" else asyncio.run(opcua(place))
+    found = asyncio.run(opcua(place)) if way == "opcua" else {"modbus": modbus, "s7": s7}[way](place)
     print("\n".join(f"{seq} {at}" for seq, at in found.seen))

@@ -114,7 +114,7 @@ def wire(
 
 @bench_app.command()
 def plc(
-    via: Annotated[str, typer.Option(metavar="A,B,...", help="Protocols: modbus, opcua.")] = "modbus,opcua",
+    via: Annotated[str, typer.Option(metavar="A,B,...", help="Protocols: modbus, opcua, s7.")] = "modbus,opcua,s7",
     rate: Rate = 50,
     seconds: Seconds = 10,
     as_json: Json = False,

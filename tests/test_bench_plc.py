@@ -9,10 +9,10 @@ import pytest
 from line_worker.cli import main
 
 
-@pytest.mark.parametrize("via", ["modbus", "opcua"])
+@pytest.mark.parametrize("via", ["modbus", "opcua", "s7"])
 def test_every_outcome_is_seen_by_the_plc(via: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if via == "opcua":
-        pytest.importorskip("asyncua", reason="asyncua is missing: pip install 'line-worker[opcua]'")
+    needs = {"opcua": "asyncua", "s7": "snap7"}.get(via, "pymodbus")
+    pytest.importorskip(needs, reason=f"{needs} is missing: pip install 'line-worker[{via}]'")
     with pytest.raises(SystemExit) as end:
         main(["bench", "plc", "--via", via, "--rate", "50", "--seconds", "1", "--json"])
     [way] = json.loads(capsys.readouterr().out.splitlines()[-1])["ways"]
@@ -25,4 +25,4 @@ def test_a_protocol_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as end:
         main(["bench", "plc", "--via", "profinet"])
     assert end.value.code == 3
-    assert "choose from modbus, opcua" in capsys.readouterr().err
+    assert "choose from modbus, opcua, s7" in capsys.readouterr().err
