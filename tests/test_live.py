@@ -313,6 +313,13 @@ def test_a_taken_port_says_so_and_leaves_nothing_behind(bench: Bench) -> None:
     assert bench.get("/")[0] == 200
 
 
+def test_a_page_without_its_threads_is_started_again(bench: Bench) -> None:
+    assert bench.live._painter is not None
+    bench.live._painter.close()
+    with pytest.raises(SinkError, match="started again"):
+        bench.live.poll(time.monotonic())
+
+
 # ---- judgements and history ------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """The page: what the line does, for people with a browser on this host.
 
-A sink like the others, in a process of its own that runs when the line leaves the processor to it (`NICE`). It holds
+A sink like the others, in a process of its own that runs when the line leaves the processor to it (`nice`). It holds
 headers of announced parts only; pixels are read from the ring for what is shown. The hub owes it nothing, and the line
 never waits for it. Browsers ask for the next part when they have drawn the one before, so a slow tablet sees fewer
 parts, and nobody else notices; one that does not read its answer is dropped by the server.
@@ -8,7 +8,6 @@ parts, and nobody else notices; one that does not read its answer is dropped by 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import suppress
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
 HEADERS = 1024  # of parts that are not decided yet
 PUBLISH_S = 0.1
 ASK_S, LOOK_S = 2.0, 0.2
-NICE = 10
 
 
 class Live(QuietSink):
     """See the module's text."""
 
     durable = False
+    nice = 10
 
     def __init__(self, sink: LiveSink, config: Config) -> None:
         self._sink, self._config = sink, config
@@ -71,8 +70,6 @@ class Live(QuietSink):
             SinkError: the port is taken, or the folder for pictures, the token or the certificate cannot be used.
         """
         self.close()
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, NICE)
         try:
             self._pictures.open()
             self._painter = Painter(self._pictures)
@@ -114,7 +111,14 @@ class Live(QuietSink):
         self._board.beat(state, now)
 
     def poll(self, now: float) -> None:
-        """Show browsers how the station is, ten times a second."""
+        """Show browsers how the station is, ten times a second.
+
+        Raises:
+            SinkError: a thread has ended, and nobody but a new process can make another.
+        """
+        dead = [thread.name for thread in (self._server, self._painter) if thread is not None and not thread.is_alive()]
+        if dead:
+            raise SinkError(f"the page: its thread {dead[0]} has ended; its process is started again, the line goes on")
         if self._site is not None and now - self._publish_at >= PUBLISH_S:
             self._publish_at = now
             if self._asker is not None:

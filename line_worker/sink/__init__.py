@@ -29,6 +29,7 @@ class Sink(Protocol):
     durable: bool  # reads the outbox and acknowledges; otherwise real-time
     wants_frames: bool  # gets `tap` for every announced frame (recorder, shadow, page)
     wants_crops: bool  # gets `crop` (store)
+    nice: int  # by how much its process gives way to the others
 
     def open(self) -> None:
         """Make ready; SinkError when that is impossible now."""
@@ -64,6 +65,7 @@ class QuietSink:
     durable = True
     wants_frames = False
     wants_crops = False
+    nice = 0
 
     def settle(self) -> None:
         """What was delivered is there."""

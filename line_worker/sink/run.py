@@ -10,6 +10,7 @@ sink is closed in bounded time, the process exits 0.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -162,6 +163,7 @@ def run(config: Config, sink_config: SinkConfig) -> int:
     with only_one(config.line.runtime, f"sink-{sink_config.name}"):
         check_sink(config, sink_config)
         sink = make_sink(sink_config, config)
+        os.nice(sink.nice)
         wire = open_wire(config, "sink")
         runner = Runner(sink_config.name, sink, wire)
         notifier.ready(f"{sink_config.kind} sink")
