@@ -13,7 +13,8 @@ from line_worker.source.folder import FolderFrames
 from line_worker.source.replay import ReplayFrames
 from line_worker.source.synthetic import SyntheticFrames
 from line_worker.source.video import VideoFrames
-from line_worker.wire.limits import AHEAD_FRAMES, RECORDER_BYTES
+from line_worker.wire.http import CONNECTIONS
+from line_worker.wire.limits import AHEAD_FRAMES, LIVE_BYTES, LIVE_WAITING, RECORDER_BYTES
 from line_worker.wire.links import CROPS, FRAMES, OUTCOMES, SLACK_BYTES, WORK
 
 FRAME = 1_000_000
@@ -79,6 +80,7 @@ RECORD = {"kind": "record", "path": "/x.mcap"}
         ([RECORD], "ring", 0, RECORDER_BYTES + FRAME),
         ([RECORD], "inline", OUTCOMES.high_water * FRAME, RECORDER_BYTES + (1 + OUTCOMES.high_water) * FRAME),
         ([{"kind": "log"}], "inline", 0, 0),
+        ([{"kind": "live"}], "inline", 0, LIVE_BYTES + (LIVE_WAITING + 2 + CONNECTIONS) * FRAME),
     ],
 )
 def test_what_sinks_make_wait(sinks: list[dict[str, Any]], transport: str, hub: int, waiting: int) -> None:

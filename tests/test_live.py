@@ -29,12 +29,14 @@ from line_worker.live import HEADERS, Live
 from line_worker.live.board import SILENT_S, Board, part_of, percentile
 from line_worker.live.judgements import Judgements
 from line_worker.live.pages import STATIC, WAIT_S
+from line_worker.live.painter import REJECTS
 from line_worker.live.pictures import to_jpeg
 from line_worker.live.words import REASONS, STATES, STOPS
 from line_worker.serving import with_page
 from line_worker.sink.store import Store
 from line_worker.verdicts import Reason, StationState, StopCause, verdict_of
 from line_worker.wire.frames import FrameRing, checksum
+from line_worker.wire.limits import LIVE_WAITING
 from line_worker.wire.messages import Frame, FrameKey, HubState, Outcome, Region
 
 DEADLINE_MS = 200.0
@@ -275,6 +277,15 @@ def test_rejects_are_listed_and_their_pictures_kept(bench: Bench) -> None:
 @pytest.mark.parametrize("what", ["camera=..&epoch=1&seq=1&name=original", "camera=top&epoch=x&seq=1", "camera=%2e%2e"])
 def test_a_picture_is_asked_for_by_name_alone(bench: Bench, what: str) -> None:
     assert bench.get(f"/picture?{what}")[0] == 400
+
+
+def test_a_flood_of_rejects_is_listed_but_not_all_drawn(bench: Bench) -> None:
+    for seq in range(200):
+        bench.announce(seq % 100)
+        bench.live.deliver(outcome(seq, Reason.ANOMALY), time.monotonic())
+    until(lambda: any("pictured" in one for one in bench.rejects()) or bench.rejects()[0]["seq"] == 199)
+    assert len(bench.rejects()) == REJECTS
+    assert len(list(bench.config.live_path(bench.live._sink).rglob("*-original.png"))) <= LIVE_WAITING
 
 
 def test_an_outcome_that_comes_twice_counts_once(bench: Bench) -> None:

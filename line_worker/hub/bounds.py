@@ -9,7 +9,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from line_worker.config import Camera, Config
-from line_worker.wire.limits import AHEAD_FRAMES, CREDIT_BATCHES, CROPS_WAITING, RECORDER_BYTES, SHADOW_FRAMES
+from line_worker.wire.http import CONNECTIONS
+from line_worker.wire.limits import (
+    AHEAD_FRAMES,
+    CREDIT_BATCHES,
+    CROPS_WAITING,
+    LIVE_BYTES,
+    LIVE_WAITING,
+    RECORDER_BYTES,
+    SHADOW_FRAMES,
+)
 from line_worker.wire.links import CROPS, FRAMES, OUTCOMES, SLACK_BYTES, WORK
 
 
@@ -84,13 +93,14 @@ def _worker(config: Config) -> int:
 def _sinks(config: Config) -> int:
     """Pictures that wait for the store; frames that wait to be copied, then for a recorder's disk or a shadow.
 
-    A shadow draws one picture at a time, as large as a crop may be.
+    A shadow draws one picture at a time, as large as a crop may be; a page draws one, and sends one to each browser.
     """
     store = CROPS.high_water * CROPS.frames * config.frame_bytes
     taps = OUTCOMES.high_water * max((_bytes(c) for c in config.cameras if _inline(c)), default=0)
     recorder = RECORDER_BYTES + config.frame_bytes + taps
     shadow = (SHADOW_FRAMES + 1 + CROPS.frames) * config.frame_bytes + taps
-    held = {"store": store, "record": recorder, "shadow": shadow}
+    live = LIVE_BYTES + (LIVE_WAITING + 2 + CONNECTIONS) * config.frame_bytes
+    held = {"store": store, "record": recorder, "shadow": shadow, "live": live}
     return sum(held.get(sink.kind, 0) for sink in config.sinks)
 
 

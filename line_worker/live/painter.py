@@ -2,7 +2,7 @@
 
 The pixels are read from the source's ring when they are wanted, not when they come; by then a slot may have been used
 again, and the part is shown without a picture. Of the newest part there is never a queue: while one is drawn, the next
-ones replace each other. Rejects wait, `WAITING` at most, and are kept as files; when they come faster than
+ones replace each other. Rejects wait, `LIVE_WAITING` at most, and are kept as files; when they come faster than
 `KEPT_A_SECOND`, the rest is listed without pictures, so that a station that rejects everything has not to draw it all.
 """
 
@@ -22,6 +22,7 @@ from line_worker.images import encode_png
 from line_worker.live.pictures import SMALL, smaller, to_jpeg
 from line_worker.sink.crops import CropFolder
 from line_worker.wire.frames import FrameReader
+from line_worker.wire.limits import LIVE_BYTES, LIVE_WAITING
 from line_worker.wire.messages import Crop, Frame, FrameKey
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ EVERY_S = 0.04  # between two pictures of a camera, while somebody looks
 IDLE_S = 1.0  # and while nobody does
 WATCHED_S = 3.0  # so long after the last request somebody counts as looking
 REJECTS = 48  # that are listed
-WAITING = 8
 KEPT_A_SECOND = 4.0
-HELD, HELD_BYTES = 48, 64_000_000  # parts shown last, whose pixels somebody may want to keep
+HELD = 48  # parts shown last, whose pixels somebody may want to keep
 ORIGINAL, SMALLER = "original", "small"  # names of files
 
 
@@ -83,11 +83,14 @@ class Painter(threading.Thread):
             self._next[job.key.camera] = job
             if job.part["verdict"] != "PASS":
                 self._relist([job.part, *self.rejects])
-                now = time.monotonic()
-                if job.frame is not None and len(self._rejects) < WAITING and now - self._kept_at >= 1 / KEPT_A_SECOND:
-                    self._kept_at = now
-                    self._rejects.append(job)
+                self._let_wait(job, time.monotonic())
             self._turn.notify()
+
+    def _let_wait(self, job: Job, now: float) -> None:
+        room = len(self._rejects) < LIVE_WAITING and now - self._kept_at >= 1 / KEPT_A_SECOND
+        if job.frame is not None and room:
+            self._kept_at = now
+            self._rejects.append(job)
 
     def remember(self, rejects: Iterable[Part]) -> None:
         """List rejects from before the start."""
@@ -98,7 +101,8 @@ class Painter(threading.Thread):
         """Write the pictures of a part that was shown lately, so that somebody can look at it closely."""
         with self._turn:
             job = self._held.get(key)
-            if job is not None and job.pixels is not None and len(self._rejects) < WAITING and job not in self._rejects:
+            waits = any(one.key == key for one in self._rejects)
+            if job is not None and job.pixels is not None and not waits and len(self._rejects) < LIVE_WAITING:
                 self._rejects.append(job)
                 self._turn.notify()
 
@@ -161,7 +165,7 @@ class Painter(threading.Thread):
     def _hold(self, job: Job) -> None:
         with self._turn:
             self._held[job.key] = job
-            while len(self._held) > HELD or sum(_bytes(one) for one in self._held.values()) > HELD_BYTES:
+            while len(self._held) > HELD or sum(_bytes(one) for one in self._held.values()) > LIVE_BYTES:
                 del self._held[next(iter(self._held))]
 
     def _keep(self, job: Job) -> None:
