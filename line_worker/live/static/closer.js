@@ -10,11 +10,14 @@ const CHOICES = {
 const SAID = Object.fromEntries(Object.values(CHOICES).flat());
 let part = null;
 let view = "marked";
+let neighbours = [];
 
 export const said = (judgement) => SAID[judgement] ?? "";
 
-export async function look(chosen) {
+// `others` are the parts to leaf through, the newest first
+export async function look(chosen, others = []) {
   part = {...chosen, pictures: []};
+  neighbours = others;
   show();
   if (!$("closer").open) $("closer").showModal();
   const {camera, epoch, seq} = part;
@@ -22,14 +25,14 @@ export async function look(chosen) {
 }
 
 async function ask(path, body) {
-  const {camera, epoch, seq} = part;
+  const before = part;
   try {
     const answer = await fetch(path, {
       method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body), signal: AbortSignal.timeout(8000),
     });
     if (!answer.ok) throw new Error(await answer.text());
     const found = await answer.json();
-    if (part.camera === camera && part.epoch === epoch && part.seq === seq) { // nobody has gone on to another part
+    if (same(part, before)) { // nobody has gone on to another part
       part = {...part, ...found};
       show();
     }
@@ -38,7 +41,21 @@ async function ask(path, body) {
   }
 }
 
+const same = (one, other) => one.camera === other.camera && one.epoch === other.epoch && one.seq === other.seq;
+
+function neighbour(step) {
+  const at = neighbours.findIndex((one) => same(one, part));
+  return at < 0 ? undefined : neighbours[at + step];
+}
+
+function leaf(step) {
+  const found = neighbour(step);
+  if (found) look(found, neighbours);
+}
+
 function show() {
+  $("newer").disabled = !neighbour(-1);
+  $("earlier").disabled = !neighbour(1);
   text("closer-title", `Part ${nameOf(part)}`);
   $("closer-verdict").dataset.verdict = part.verdict;
   text("closer-verdict", [WORDS[part.verdict], reasonOf(part)].filter(Boolean).join(": "));
@@ -87,6 +104,13 @@ function judge(event) {
 
 $("who").value = remembered("who");
 $("judge").addEventListener("submit", judge);
+$("newer").addEventListener("click", () => leaf(-1));
+$("earlier").addEventListener("click", () => leaf(1));
+$("closer").addEventListener("keydown", (event) => {
+  if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "ArrowLeft") leaf(-1);
+  if (event.key === "ArrowRight") leaf(1);
+});
 $("close").addEventListener("click", () => $("closer").close());
 $("closer-image").addEventListener("load", () => part && showPicture());
 for (const button of document.querySelectorAll("[data-view]")) {

@@ -5,6 +5,7 @@ import {$, clock, element, nameOf, reasonOf, scoreOf, text, WORDS} from "./tools
 
 let asked = null;
 let oldest = 0;
+let found = [];
 
 async function search(before) {
   const query = new URLSearchParams(asked);
@@ -21,6 +22,7 @@ async function search(before) {
 
 function show({parts, more}, further) {
   if (!further) $("rows").replaceChildren();
+  found = further ? [...found, ...parts] : parts;
   $("rows").append(...parts.map(row));
   oldest = parts.at(-1)?.wall ?? oldest;
   const count = $("rows").children.length;
@@ -31,7 +33,7 @@ function show({parts, more}, further) {
 
 function row(part) {
   const open = element("button", {type: "button"}, nameOf(part));
-  open.addEventListener("click", () => look(part));
+  open.addEventListener("click", () => look(part, found));
   const day = new Date(part.wall * 1000).toLocaleDateString("en-CA");
   const verdict = [WORDS[part.verdict], reasonOf(part)].filter(Boolean).join(": ");
   const cells = [`${day} ${clock(part.wall)}`, open, part.camera, verdict, scoreOf(part), said(part.judgement)];

@@ -6,6 +6,7 @@ import {$, clock, drawBoxes, element, nameOf, pictureOf, reasonOf} from "./tools
 const SHOWN = 24;
 let shown = -1;
 let asking = false;
+let listed = [];
 
 export async function refreshRejects(newest) {
   if (newest === shown || asking) return;
@@ -14,7 +15,8 @@ export async function refreshRejects(newest) {
     const answer = await fetch("rejects", {cache: "no-store", signal: AbortSignal.timeout(5000)});
     const {number, rejects} = await answer.json();
     shown = number;
-    update(rejects.slice(0, SHOWN));
+    listed = rejects.slice(0, SHOWN);
+    update(listed);
   } catch { /* the next part asks again */ } finally {
     asking = false;
   }
@@ -39,7 +41,7 @@ function card(part, key) {
   const words = element("span", {class: "words"}, element("strong", {}, nameOf(part)), ` ${clock(part.wall)}`);
   const reason = element("span", {}, reasonOf(part));
   const button = element("button", {type: "button", class: `card ${part.verdict}`}, pictured(part), words, reason);
-  button.addEventListener("click", () => look(part));
+  button.addEventListener("click", () => look(part, listed));
   const item = element("li", {}, button);
   item.dataset.key = key;
   return item;
