@@ -239,6 +239,18 @@ def test_an_opc_ua_server_that_others_reach_in_the_clear_is_a_warning(tmp_path: 
     assert [level for level, _ in open_to_all] == [Level.OK, Level.WARNING]
 
 
+def test_a_page_that_cannot_be_served_is_an_error(tmp_path: Path, taken: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        free = listener.getsockname()[1]
+    assert [level for level, _ in plant_of(tmp_path, kind="live", port=free)] == [Level.OK]
+    assert [level for level, _ in plant_of(tmp_path, kind="live", port=taken)] == [Level.ERROR]
+    token = tmp_path / "token"
+    token.write_text("a token that nobody guesses")
+    token.chmod(0o444)
+    [_, (level, text)] = plant_of(tmp_path, kind="live", port=free, token_file=str(token))
+    assert (level, "open to others" in text) == (Level.ERROR, True)
+
+
 def test_a_broker_that_is_away_is_a_warning_because_nothing_is_lost(tmp_path: Path, taken: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The line's ways to the plant's network: a port for the OPC UA server; brokers and web servers, and who they are."""
+"""The line's ways to the plant's network: ports for OPC UA and the page; brokers and web servers, and who they are."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from line_worker.config import Config, MqttSink, OpcUaSink, WebhookSink
+from line_worker.config import Config, LiveSink, MqttSink, OpcUaSink, WebhookSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.doctor.ways import Check, free
 from line_worker.errors import SinkError
+from line_worker.live.door import Door, encryption
 from line_worker.sink.secret import read_secret
 from line_worker.wire.hosts import is_loopback
 
@@ -26,6 +27,8 @@ def plant_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]
         what = f"sink {sink.name}"
         if isinstance(sink, OpcUaSink):
             yield what, partial(check_opcua, what, sink, running=running)
+        if isinstance(sink, LiveSink):
+            yield what, partial(check_live, what, sink, running=running)
         if isinstance(sink, MqttSink):
             yield what, partial(check_mqtt, what, sink)
         if isinstance(sink, WebhookSink):
@@ -42,6 +45,19 @@ def check_opcua(what: str, sink: OpcUaSink, *, running: bool) -> Iterator[Findin
     if not is_loopback(sink.host) and sink.certificate is None:
         advice = "set certificate, private_key and trusted where the clients can use them"
         yield warning(what, "other hosts reach it, and nothing is encrypted or signed", advice)
+
+
+def check_live(what: str, sink: LiveSink, *, running: bool) -> Iterator[Finding]:
+    """The page's port is free, its token and certificate can be used."""
+    if running:
+        yield ok(what, f"not tried: the running line has {sink.host}:{sink.port}")
+    else:
+        yield free(what, sink.host, sink.port, "browsers need it")
+    try:
+        Door(sink)
+        encryption(sink)
+    except SinkError as failure:
+        yield error(what, str(failure), "the line runs without the page until it is put right")
 
 
 def check_mqtt(what: str, sink: MqttSink) -> Iterator[Finding]:
