@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import structlog
+
 from line_worker.errors import SinkError, WireError
 from line_worker.joining import is_away
 from line_worker.live.board import Board, part_of
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
     from line_worker.config import Config, LiveSink
     from line_worker.wire.messages import Frame, FrameKey, HubState, Outcome
+
+log = structlog.get_logger()
 
 HEADERS = 1024  # of parts that are not decided yet
 PUBLISH_S = 0.1
@@ -86,6 +90,8 @@ class Live(QuietSink):
             self._painter.remember(records.rejects())
         self._painter.start()
         self._server.start()
+        scheme = "https" if self._sink.certificate else "http"
+        log.info("the page is served", url=f"{scheme}://{self._sink.host}:{self._sink.port}/")
         if not is_away(self._config):
             self._asker = Asker(self._config.line.runtime, self._painter)
             self._asker.start()
