@@ -609,6 +609,7 @@ LINE_TOML = """
 name = "line-1"
 runtime = "{folder}/run"
 data = "{folder}/data"
+live = false
 [[cameras]]
 name = "top"
 deadline_ms = 2000

@@ -111,7 +111,7 @@ def _check(one: Comparison, outcome: Any, folder: Path) -> None:
 
 
 def test_one_that_hangs_and_is_killed_changes_nothing(tiny_bundle: Path, tmp_path: Path) -> None:
-    config = line(tmp_path, "stub", tiny_bundle, give_way=True, part="noise", rate=50, parts=150)
+    config = line(tmp_path, "stub", tiny_bundle, give_way=True, part="noise", rate=50, parts=300)
     rehearsal = Shadowed(config, tmp_path / "log", HERE)
     sent: list[int] = []
     policies: list[set[int]] = []
@@ -133,8 +133,8 @@ def test_one_that_hangs_and_is_killed_changes_nothing(tiny_bundle: Path, tmp_pat
     assert len(sent) == 2, (tmp_path / "log").read_text()[-3000:]
     assert policies == [{os.SCHED_OTHER, os.SCHED_IDLE}], "what computes gives way to what copies"
     assert set(nice) <= {"19"}, "and both to the other processes"
-    assert all_decided(config, 150) == {"stub"}
-    assert [(o.key.seq, o.verdict) for o in rehearsal.watcher.outcomes] == [(seq, "PASS") for seq in range(150)]
+    assert all_decided(config, 300) == {"stub"}
+    assert [(o.key.seq, o.verdict) for o in rehearsal.watcher.outcomes] == [(seq, "PASS") for seq in range(300)]
     states = [state for state in rehearsal.watcher.states if state.open_parts]
     assert {state.state for state in states} == {2}, "RUNNING throughout"
     since = rehearsal.watcher.states[sent[1] :]
