@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from line_worker.config import PlcSink, S7Sink
 from line_worker.sink.plc import PlcOutput
@@ -63,3 +65,14 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
+
+
+def sink_process(folder: Path, name: str) -> int:
+    """Return the id of the process of the sink `name` of the line whose files lie in `folder`."""
+    marker = str(folder / "run")
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().decode("utf-8", "replace").split("\0")
+            if {"sink", name} <= set(words) and any(word.startswith(marker) for word in words):
+                return int(path.parent.name)
+    raise AssertionError(f"the sink {name} does not run")

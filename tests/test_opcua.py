@@ -24,6 +24,7 @@ from line_worker.errors import SinkError
 from line_worker.sink.opcua import OpcUaOutput
 from line_worker.sink.plc.registers import TABLE, Code, Fault, Plc, Result
 from line_worker.wire.messages import FrameKey, HubState, Outcome
+from plc_station import sink_process
 
 pytest.importorskip("asyncua", reason="asyncua is missing: pip install 'line-worker[opcua]'")
 from asyncua import Client, Node, ua
@@ -609,7 +610,6 @@ LINE_TOML = """
 name = "line-1"
 runtime = "{folder}/run"
 data = "{folder}/data"
-live = false
 [[cameras]]
 name = "top"
 deadline_ms = 2000
@@ -646,17 +646,6 @@ async def _read_for_ever(peer: Peer) -> None:
         await asyncio.sleep(0.05)
 
 
-def _sink_process(line_toml: Path) -> int:
-    """Return the id of the sink's process."""
-    marker = str(line_toml.parent / "run")
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = path.read_bytes().decode("utf-8", "replace").split("\0")
-            if "sink" in words and any(word.startswith(marker) for word in words):
-                return int(path.parent.name)
-    raise AssertionError("the sink does not run")
-
-
 def test_a_line_serves_its_newest_result_also_after_a_crash_and_ends_in_good_order(short_path: Path) -> None:
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
@@ -667,7 +656,7 @@ def test_a_line_serves_its_newest_result_also_after_a_crash_and_ends_in_good_ord
     async def run() -> None:
         number = await _newest(port, 20)
         async with connected(f"opc.tcp://{HOST}:{port}/") as peer:
-            os.kill(_sink_process(short_path / "line.toml"), signal.SIGKILL)
+            os.kill(sink_process(short_path, "opcua"), signal.SIGKILL)
             with pytest.raises((OSError, ua.UaError)):
                 await _read_for_ever(peer)
         await _newest(port, number)

@@ -28,7 +28,7 @@ from line_worker.sink.plc.printed import as_blocks_csv
 from line_worker.sink.plc.registers import FROM_PLC, MAP_VERSION, SIZE, TO_PLC
 from line_worker.sink.plc.s7 import BlockClient
 from line_worker.sink.plc.s7_served import ServedBlock
-from plc_station import HOST, QUEUED, Station, outcome, wait_for
+from plc_station import HOST, QUEUED, Station, outcome, sink_process, wait_for
 from s7_plc import BASE, DB, S7Plc, Wire, free_port
 
 
@@ -265,7 +265,6 @@ LINE_TOML = """
 name = "line-1"
 runtime = "{folder}/run"
 data = "{folder}/data"
-live = false
 [[cameras]]
 name = "top"
 deadline_ms = 2000
@@ -282,17 +281,6 @@ base = {base}
 """
 
 
-def sink_process(folder: Path) -> int:
-    """Return the id of the sink's process."""
-    marker = str(folder / "run")
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = path.read_bytes().decode("utf-8", "replace").split("\0")
-            if "sink" in words and any(word.startswith(marker) for word in words):
-                return int(path.parent.name)
-    raise AssertionError("the sink does not run")
-
-
 def accepted(plc: S7Plc) -> int:
     return sum(booking["accepted"] for booking in plc.books)
 
@@ -303,7 +291,7 @@ def test_a_lines_only_session_is_free_again_after_a_crash_and_after_sigterm(sing
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         wait_for(lambda: accepted(single) > 20, 60)
-        os.kill(sink_process(short_path), signal.SIGKILL)
+        os.kill(sink_process(short_path, "s7"), signal.SIGKILL)
         before = accepted(single)
         wait_for(lambda: accepted(single) > before + 20, 60)
         assert not gets_in(single)
