@@ -18,16 +18,16 @@ def init(
     ] = None,
 ) -> int:
     """Write a line.toml with its reasons beside it, from a few answers."""
-    from line_worker import station
+    from line_worker import setting_up
     from line_worker.config import parse
 
     if out.exists():
         raise ConfigError(str(out), ["is there already and is not overwritten; give another name"])
-    answers = station.defaults() | _beforehand(answer or ())
-    for question in station.QUESTIONS:
+    answers = setting_up.defaults() | _beforehand(answer or ())
+    for question in setting_up.QUESTIONS:
         if not yes and question.asked(answers) and not _given(question.name, answer):
             answers[question.name] = _asked(question)
-    text = station.render(answers)
+    text = setting_up.render(answers)
     import tomllib
 
     parse(tomllib.loads(text), base=out.parent)
@@ -37,15 +37,15 @@ def init(
 
 
 def _beforehand(given: list[str] | tuple[str, ...]) -> dict[str, str]:
-    from line_worker import station
+    from line_worker import setting_up
 
-    known = {question.name: question for question in station.QUESTIONS}
+    known = {question.name: question for question in setting_up.QUESTIONS}
     answers = {}
     for one in given:
         name, equals, value = one.partition("=")
         if not equals or name not in known:
             raise ConfigError("--answer", [f"{one!r}: give NAME=VALUE with one of {', '.join(known)}"])
-        answers[name] = station.checked(known[name], value)
+        answers[name] = setting_up.checked(known[name], value)
     return answers
 
 
@@ -55,13 +55,13 @@ def _given(name: str, given: list[str] | None) -> bool:
 
 def _asked(question: object) -> str:
     """Ask until the answer makes sense."""
-    from line_worker import station
+    from line_worker import setting_up
 
-    assert isinstance(question, station.Question)
+    assert isinstance(question, setting_up.Question)
     among = f" ({', '.join(question.choices)})" if question.choices else ""
     while True:
         text = typer.prompt(question.words + among, default=question.default)
         try:
-            return station.checked(question, text)
+            return setting_up.checked(question, text)
         except ConfigError as error:
             typer.echo(error.problems[0], err=True)

@@ -37,11 +37,11 @@ COLUMNS = {
 }
 
 
-def export(journal: Path, folder: Path, zone: tzinfo = UTC, now: float = float("inf")) -> Iterator[tuple[Path, int]]:
+def export(journal: Path, folder: Path, zone: tzinfo = UTC) -> Iterator[tuple[Path, int]]:
     """Write outcomes-DAY.parquet into `folder` for every day of the journal; yields each file with its rows.
 
-    now: Unix seconds. A file of a day that was over when it was written is left as it is. Raises JournalError for a
-    journal that cannot be read, ConfigError without pyarrow.
+    A file of a day that was over when it was written is left as it is. Raises JournalError for a journal that cannot be
+    read, ConfigError without pyarrow.
     """
     try:
         import pyarrow as pa
@@ -59,7 +59,7 @@ def export(journal: Path, folder: Path, zone: tzinfo = UTC, now: float = float("
                 continue
             half, count = path.with_suffix(".half"), 0
             with pq.ParquetWriter(half, schema) as writer:
-                for rows in _rows(db, start.timestamp(), min(end.timestamp(), now)):
+                for rows in _rows(db, start.timestamp(), end.timestamp()):
                     writer.write_table(pa.Table.from_pylist(rows, schema))
                     count += len(rows)
             half.rename(path)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from line_worker import station
+from line_worker import setting_up
 from line_worker.cli import app
 from line_worker.config import load, parse
 from line_worker.errors import ConfigError
 
-CHOICES = {question.name: question.choices for question in station.QUESTIONS if question.choices}
+CHOICES = {question.name: question.choices for question in setting_up.QUESTIONS if question.choices}
 
 
 def run(*arguments: object, text: str = "") -> tuple[int, str]:
@@ -26,8 +26,8 @@ def run(*arguments: object, text: str = "") -> tuple[int, str]:
 
 @pytest.mark.parametrize("chosen", list(itertools.product(*CHOICES.values())))
 def test_every_choice_is_a_line_that_can_be_read(chosen, tmp_path):
-    answers = station.defaults() | dict(zip(CHOICES, chosen, strict=True))
-    config = parse(tomllib.loads(station.render(answers)), base=tmp_path)
+    answers = setting_up.defaults() | dict(zip(CHOICES, chosen, strict=True))
+    config = parse(tomllib.loads(setting_up.render(answers)), base=tmp_path)
     assert config.cameras[0].source.kind == answers["source"]
     kinds = [sink.kind for sink in config.sinks]
     assert kinds[-2:] == ["store", "log"]

@@ -5,6 +5,7 @@ While it runs they lie in NAME.part as lines; an interrupted run goes on from th
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +58,8 @@ class Results:
 def _check_kind(path: Path) -> None:
     if path.suffix not in (".jsonl", ".parquet"):
         raise ConfigError(str(path), ["is neither .jsonl nor .parquet"])
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow as _  # noqa: F401
-        except ImportError:
-            raise ConfigError(str(path), ["Parquet needs pyarrow: pip install line-worker[parquet]"]) from None
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError(str(path), ["Parquet needs pyarrow: pip install line-worker[parquet]"])
 
 
 def _whole_lines(path: Path) -> Iterator[str]:
