@@ -14,6 +14,7 @@ from pathlib import Path
 from line_worker.config import Config, PlcSink, ShadowSink, Sink
 
 BACKOFF_S = (0.1, 5.0)
+SIMULATED_MS = 500.0  # between two parts that a simulated PLC triggers
 
 
 @dataclass(slots=True)
@@ -119,4 +120,6 @@ def _simulated_plc(sink: PlcSink, config: Config) -> Child:
     log_file = config.line.data / f"{sink.name}-simulated.jsonl"
     argv = [sys.executable, "-m", "line_worker.sink.plc.simulated", sink.host, str(sink.port)]
     argv += ["--unit", str(sink.unit), "--base", str(sink.base), "--log", str(log_file), *_parent()]
+    if config.fires(sink.name):
+        argv += ["--trigger-ms", str(SIMULATED_MS)]
     return Child("twin", f"simulated-{sink.name}", argv + (["--serve"] if sink.mode == "client" else []))

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
 from line_worker.config_problems import across, explain
 from line_worker.config_problems import without_credentials as without_credentials
 from line_worker.config_rules import Checks, LineRules
-from line_worker.config_section import Name
+from line_worker.config_section import PORTS as PORTS
+from line_worker.config_section import Loopback, Name, Tcp
 from line_worker.config_section import Section as Section
 from line_worker.config_sinks import LiveSink as LiveSink
 from line_worker.config_sinks import LogSink as LogSink
@@ -30,26 +31,16 @@ from line_worker.config_sinks import ShadowSink as ShadowSink
 from line_worker.config_sinks import Sink as Sink
 from line_worker.config_sinks import StoreSink as StoreSink
 from line_worker.config_sinks import WebhookSink as WebhookSink
+from line_worker.config_triggers import FreeTrigger as FreeTrigger
+from line_worker.config_triggers import HardwareTrigger as HardwareTrigger
+from line_worker.config_triggers import IntervalTrigger as IntervalTrigger
+from line_worker.config_triggers import Parts as Parts
+from line_worker.config_triggers import Recipe as Recipe
+from line_worker.config_triggers import SinkTrigger as SinkTrigger
+from line_worker.config_triggers import Trigger
 from line_worker.errors import ConfigError
 
-PORTS = 4  # that follow `line.tcp`: one a link
 STUB = Path("stub")
-
-
-def _has_ports(tcp: str) -> str:
-    if tcp and not 1 <= int(tcp.rsplit(":", 1)[1]) <= 65536 - PORTS:
-        raise ValueError(f"the port should be between 1 and {65536 - PORTS}: {PORTS} ports from there on are used")
-    return tcp
-
-
-def _has_port(address: str) -> str:
-    if address and not 1 <= int(address.rsplit(":", 1)[1]) <= 65535:
-        raise ValueError("the port should be between 1 and 65535")
-    return address
-
-
-Tcp = Annotated[str, Field(pattern=r"^(|[A-Za-z0-9][A-Za-z0-9.-]*:\d{1,5})$"), AfterValidator(_has_ports)]
-Loopback = Annotated[str, Field(pattern=r"^(|(127\.0\.0\.1|localhost):\d{1,5})$"), AfterValidator(_has_port)]
 
 
 # ---- sources ---------------------------------------------------------------------------------------------------------
@@ -140,6 +131,7 @@ class Camera(Checks):
     transport: Literal["ring", "inline"] = "ring"
     frozen: Literal["refuse", "allow"] = "refuse"  # the same bytes as the picture before
     source: Source
+    trigger: Trigger = FreeTrigger()
 
     @property
     def ring_slots(self) -> int:
@@ -198,12 +190,28 @@ class LineSection(Section):
 
 
 class Config(Section):
-    """One line: cameras, workers, sinks."""
+    """One line: cameras, the parts that several of them look at, workers, recipes, sinks."""
 
     line: LineSection
     cameras: tuple[Camera, ...] = Field(min_length=1)
+    parts: tuple[Parts, ...] = ()
     workers: Workers
+    recipes: tuple[Recipe, ...] = ()
     sinks: tuple[Sink, ...] = ()
+
+    def deadline_ms(self, name: str) -> float:
+        """Milliseconds that a part of the camera, or of the parts, called `name` may take."""
+        known = {camera.name: camera.deadline_ms for camera in self.cameras}
+        longest = {p.name: p.deadline_ms or max(known[camera] for camera in p.cameras) for p in self.parts}
+        return (known | longest)[name]
+
+    def views(self) -> set[str]:
+        """Return the cameras whose pictures count only together with others'."""
+        return {camera for parts in self.parts for camera in parts.cameras}
+
+    def fires(self, sink: str) -> bool:
+        """Whether a camera waits for what the other side of `sink` says."""
+        return any(isinstance(c.trigger, SinkTrigger) and c.trigger.sink == sink for c in self.cameras)
 
     @property
     def store_path(self) -> Path:
@@ -290,6 +298,12 @@ _SECTIONS: dict[str, type[Section]] = {
     "keys": Keys,
     "workers": Workers,
     "cameras": Camera,
+    "parts": Parts,
+    "recipes": Recipe,
+    "free": FreeTrigger,
+    "hardware": HardwareTrigger,
+    "interval": IntervalTrigger,
+    "sink": SinkTrigger,
     "rules": LineRules,
     "folder": FolderSource,
     "video": VideoSource,

@@ -13,6 +13,7 @@ import pydantic
 from pydantic import BaseModel
 
 from line_worker.config_registers import clashes, driven_by_replay
+from line_worker.config_triggers import trigger_problems
 from line_worker.wire.hosts import host_of, is_loopback
 
 Sections = Mapping[str, type[BaseModel]]  # by the key or the `kind` that leads there; "" is the file itself
@@ -48,6 +49,7 @@ def across(raw: dict[str, Any], base: Path) -> list[str]:
         double = dict.fromkeys(name for name in names if isinstance(name, str) and names.count(name) > 1)
         problems += [f"{what}: the name {name!r} is used twice; every one needs its own" for name in double]
     problems += clashes(_tables(raw.get("sinks")))
+    problems += trigger_problems(raw)
     problems += driven_by_replay(_tables(raw.get("cameras")), _tables(raw.get("sinks")))
     if sum(sink.get("kind") == "store" for sink in _tables(raw.get("sinks"))) > 1:
         problems.append("sinks: one store is allowed, it owns the crops")

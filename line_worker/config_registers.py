@@ -8,7 +8,7 @@ from typing import Any
 
 from line_worker.config_sinks import OpcUaSink, PlcSink, S7Sink
 
-MAP_SIZE = 71  # registers of one map; the sink's own table is checked against this
+MAP_SIZE = 88  # registers of one map; the sink's own table is checked against this
 _KINDS: dict[str, type[PlcSink | S7Sink | OpcUaSink]] = {"plc": PlcSink, "s7": S7Sink, "opcua": OpcUaSink}
 _MODES = {"s7": "client", "opcua": "server"}
 _SPACES = {"plc": ("unit",), "s7": ("rack", "slot", "db")}  # what tells two memories behind one address apart

@@ -44,7 +44,7 @@ class S7Sink(Section):
     rack: int = Field(default=0, ge=0, le=7)
     slot: int = Field(default=1, ge=0, le=31)  # of the CPU: 1 in an S7-1200 or -1500, 2 in an S7-300
     db: int = Field(ge=1, le=65535)
-    base: int = Field(default=0, ge=0, le=65394, multiple_of=2)  # the table's first byte; words begin at even ones
+    base: int = Field(default=0, ge=0, le=65360, multiple_of=2)  # the table's first byte; words begin at even ones
     poll_ms: float = Field(default=5.0, ge=1, le=100)  # between two looks while a result waits for acknowledgement
     plc_heartbeat_ms: PositiveFloat = 1000.0  # as for Modbus
     queue: int = Field(default=8, ge=1, le=64)

@@ -79,6 +79,14 @@ class StopCause(IntEnum):
     JOURNAL = 7  # the journal was damaged, and a new one was begun
 
 
+class RecipeState(IntEnum):
+    """What became of the recipe that the PLC wants; the value is what it reads."""
+
+    STEADY = 0  # it inspects, or the PLC wants none
+    CHANGING = 1  # the one in `recipe` still inspects
+    REFUSED = 2  # there is none of this number, or it cannot be loaded; the one in `recipe` goes on
+
+
 def verdict_of(reason: Reason) -> Verdict:
     """Return the only verdict that `reason` can stand beside."""
     if reason is Reason.NONE:

@@ -121,7 +121,11 @@ def test_every_problem_is_named_at_once() -> None:
             "x",
             "line.nmae: unknown key; did you mean 'name'? (allowed: name, runtime, data, tcp, keys, metrics,",
         ),
-        ("camera", [], "camera: unknown key; did you mean 'cameras'? (allowed: line, cameras, workers, sinks)"),
+        (
+            "camera",
+            [],
+            "camera: unknown key; did you mean 'cameras'? (allowed: line, cameras, parts, workers, recipes, sinks)",
+        ),
         ("cameras.0.source.pth", 1, "cameras[1].source.pth: unknown key; did you mean 'path'? (allowed: kind, path,"),
         ("sinks.0.prot", 1, "sinks[1].prot: unknown key; did you mean 'port'?"),
         (

@@ -74,7 +74,7 @@ def line() -> Line:
 def test_every_state_and_event(state: State, event: Event) -> None:
     part = Part(FrameKey("l", "c", 1, 2), 0.0, 1.0, state=state)
     happens = {
-        State.WAITING: {Event.LEASE: State.LEASED, Event.SETTLE: State.DECIDED},
+        State.WAITING: {Event.LEASE: State.LEASED, Event.GATHER: State.DECIDED, Event.SETTLE: State.DECIDED},
         State.LEASED: {Event.RESULT: State.DECIDED, Event.LOST: State.WAITING, Event.SETTLE: State.DECIDED},
         State.DECIDED: {Event.RECORD: State.RECORDED},
         State.RECORDED: {Event.RELEASE: State.RELEASED},

@@ -120,7 +120,7 @@ CROP = m.Crop(m.FrameKey("l", "c", 1, 2), "overlay", b"png")
         ([], "0 parts"),
         ([b"\x01\x01"], "1 parts"),
         ([b"\x01", m.to_parts(HELLO)[1]], "two-byte head"),
-        ([b"\x01\x01", m.to_parts(HELLO)[1]], "protocol version 1: this side speaks 3"),
+        ([b"\x01\x01", m.to_parts(HELLO)[1]], "protocol version 1: this side speaks 4"),
         ([bytes([m.VERSION, 255]), m.to_parts(HELLO)[1]], "unknown kind 255"),
         ([*m.to_parts(HELLO), b"pixels"], "SourceHello: 3 parts"),
         (m.to_parts(CROP)[:2], "Crop: 2 parts"),

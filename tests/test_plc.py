@@ -251,7 +251,7 @@ def test_unit_and_base_move_the_map() -> None:
         there = RegisterClient(HOST, running.output.port, 9, 4000)
         assert decode(StationBlock, there.read(TO_PLC)[:RESULT_AT]).map_version == MAP_VERSION
         there.close()
-        for unit, base in ((8, 4000), (9, 3999), (9, 4030)):
+        for unit, base in ((8, 4000), (9, 3999), (9, 4040)):
             elsewhere = RegisterClient(HOST, running.output.port, unit, base)
             with pytest.raises(SinkError, match="refuses"):
                 elsewhere.read(TO_PLC)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from line_worker.sink import PartHere, RecipeWanted
 from line_worker.sink.plc.handshake import DEPTH, HUB_SILENT_S, REJECT_GRACE_S, Handshake
 from line_worker.sink.plc.registers import MAP_VERSION, RESULT_AT, STOP_AT, Code, Fault, Plc, Result, Station, decode
 from line_worker.verdicts import Reason, StationState
@@ -403,11 +404,55 @@ NEXT = {
 
 def test_the_line_stops_while_the_hub_says_so() -> None:
     hand = Handshake(SYNC, STALE_S)
-    assert hand.words(0.0)[STOP_AT:] == [0]
-    hand.beat(replace(state(1), stop_line=3), 0.0)
-    assert hand.words(0.0)[STOP_AT:] == [3]
+    assert hand.words(0.0)[STOP_AT:] == [0, 0, 0]
+    hand.beat(replace(state(1), stop_line=3, recipe=7, recipe_state=1), 0.0)
+    assert hand.words(0.0)[STOP_AT:] == [3, 7, 1]
     hand.beat(state(2), 0.0)
-    assert hand.words(0.0)[STOP_AT:] == [0]
+    assert hand.words(0.0)[STOP_AT:] == [0, 0, 0]
+
+
+# ---- what the PLC asks for -------------------------------------------------------------------------------------------
+
+
+def test_every_count_is_a_part() -> None:
+    hand = Handshake(SYNC, STALE_S)
+    hand.take(Plc(triggers=41), 1.0)
+    assert hand.take_asks() == [], "where the PLC's count stands at our start is no part"
+    hand.take(Plc(triggers=42, next_part="A-7"), 2.0)
+    hand.take(Plc(triggers=42, next_part="A-8"), 2.1)
+    assert hand.take_asks() == [PartHere(42, "A-7", 2.0)]
+    assert hand.take_asks() == []
+
+
+def test_counts_that_went_by_between_two_looks_are_missed_parts() -> None:
+    hand = Handshake(SYNC, STALE_S)
+    hand.take(Plc(triggers=0xFFFFFFFF), 1.0)
+    hand.take(Plc(triggers=2, next_part="C"), 2.0)
+    assert hand.take_asks() == [
+        PartHere(0, "", 2.0, missed=True),
+        PartHere(1, "", 2.0, missed=True),
+        PartHere(2, "C", 2.0),
+    ]
+
+
+def test_a_plc_that_counts_anew_triggers_nothing() -> None:
+    hand = Handshake(SYNC, STALE_S)
+    hand.take(Plc(triggers=500), 1.0)
+    hand.take(Plc(triggers=0), 2.0)
+    assert hand.take_asks() == []
+    assert [note.event for note in hand.take_notes()] == ["PLC counts anew"]
+    hand.take(Plc(triggers=1), 3.0)
+    assert hand.take_asks() == [PartHere(1, "", 3.0)]
+
+
+def test_a_recipe_is_asked_for_once() -> None:
+    hand = Handshake(SYNC, STALE_S)
+    for wanted in (0, 3, 3, 0, 4):
+        hand.take(Plc(recipe_wanted=wanted), 1.0)
+    assert hand.take_asks() == [RecipeWanted(3), RecipeWanted(4)]
+    again = Handshake(SYNC, STALE_S)
+    again.take(Plc(recipe_wanted=4), 1.0)
+    assert again.take_asks() == [RecipeWanted(4)], "what stands there at our start is a wish, too"
 
 
 def state_named(name: str) -> Line:

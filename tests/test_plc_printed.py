@@ -85,8 +85,8 @@ def test_one_of_several_sinks_is_chosen_by_name(capsys: pytest.CaptureFixture[st
 def test_the_program_knows_the_lines_deadline_and_addresses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = printed(capsys, line(tmp_path, TWO), "--sink", "plc", "--format", "st")
     assert "Window : TIME := T#320MS;" in text
-    assert "holding registers 100 to 148 into FromStation" in text
-    assert "registers 164 to 170 in ONE request" in text
+    assert "holding registers 100 to 150 into FromStation" in text
+    assert "registers 164 to 187 in ONE request" in text
 
 
 def test_a_line_without_a_plc_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_maps_that_get_in_each_others_way_are_refused(
     assert says in printed(capsys, line(tmp_path, both), code=3)
 
 
-@pytest.mark.parametrize("second", ["unit = 2", "base = 171", "base = 29", "port = 503", 'host = "10.0.0.6"'])
+@pytest.mark.parametrize("second", ["unit = 2", "base = 188", "base = 12", "port = 503", 'host = "10.0.0.6"'])
 def test_maps_side_by_side_are_welcome(capsys: pytest.CaptureFixture[str], tmp_path: Path, second: str) -> None:
     settings = {"mode": '"client"', "host": '"10.0.0.5"', "port": "502", "base": "100"}
     first = '[[sinks]]\nkind = "plc"\n' + "".join(f"{key} = {value}\n" for key, value in settings.items())
@@ -138,7 +138,7 @@ def test_the_csv_of_an_s7_sink(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert [row["name"] for row in rows] == [row.name for row in TABLE]
     ends = [int(row["address"][7:]) + int(row["bytes"]) for row in rows]
     assert ends == [100 + 2 * (row.offset + row.width) for row in TABLE]
-    assert rows[-1]["address"] == "DB7.DBW240"
+    assert rows[-1]["address"] == "DB7.DBW274"
     assert rows[12]["codes"] == "0x5AA5=PASS 0x3CC3=FAIL 0x0FF0=NO_DECISION"
     assert "--format st is for one Modbus sink" in printed(capsys, line(tmp_path, S7), "--format", "st", code=3)
 
@@ -146,8 +146,8 @@ def test_the_csv_of_an_s7_sink(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 @pytest.mark.parametrize(
     ("second", "overlap"),
     [
-        ("base = 240", True),
-        ("base = 242", False),
+        ("base = 274", True),
+        ("base = 276", False),
         ("db = 8", False),
         ("slot = 2", False),
         ('host = "10.0.0.6"', False),
@@ -164,7 +164,7 @@ def test_maps_in_one_data_block_do_not_overlap(
     told = printed(capsys, line(tmp_path, "\n".join(tables)), code=3 if overlap else 0)
     says = (
         "the register maps of 's7' and 'b' overlap in rack 0, slot 1, db 7 of 10.0.0.5:102: "
-        "each takes 142 bytes, from 100 and from 240"
+        "each takes 176 bytes, from 100 and from 274"
     )
     assert (says in told) is overlap
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from line_worker.sink.plc.program import BOOKED_GAP, STATION_SILENT_S, PlcProgram
-from line_worker.sink.plc.registers import MAP_VERSION, Code, Fault, Plc, Result, Station, Stop, encode
+from line_worker.sink.plc.registers import MAP_VERSION, Active, Code, Fault, Plc, Result, Station, Stop, encode
 
 
 class Rig:
@@ -23,7 +23,9 @@ class Rig:
         self.now += seconds
         if beat:
             self.station = replace(self.station, heartbeat=self.station.heartbeat + 1)
-        self.plc = self.program.scan(encode(self.station) + encode(self.result) + encode(self.stop), self.now)
+        self.plc = self.program.scan(
+            encode(self.station) + encode(self.result) + encode(self.stop) + encode(Active()), self.now
+        )
         return self.plc
 
     def show(self, seq: int, code: int = Code.PASS, **changes: int) -> str:

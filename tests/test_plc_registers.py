@@ -17,6 +17,7 @@ from line_worker.sink.plc.registers import (
     STOP_AT,
     TABLE,
     TO_PLC,
+    Active,
     Code,
     Plc,
     Result,
@@ -73,7 +74,7 @@ def test_every_register_has_one_meaning() -> None:
 
 def test_the_toggle_is_the_last_register_of_a_result_and_of_an_acknowledgement() -> None:
     ends = {row.name: row.offset + row.width for row in TABLE}
-    assert (ends["toggle"], ends["ack_toggle"]) == (STOP_AT, FROM_PLC.stop)
+    assert (ends["toggle"], ends["ack_seq"]) == (STOP_AT, ends["ack_toggle"] - 1)
     assert len(encode(Station())) == RESULT_AT
 
 
@@ -100,7 +101,12 @@ def test_stop_round_trip(block: Stop) -> None:
     assert decode(Stop, encode(block)) == block
 
 
-@given(st.builds(Plc, U16, U16, U32, U32, U16))
+@given(st.builds(Active, U16, U16))
+def test_active_round_trip(block: Active) -> None:
+    assert decode(Active, encode(block)) == block
+
+
+@given(st.builds(Plc, U16, U16, U32, U32, U16, text(32), U16))
 def test_plc_round_trip(block: Plc) -> None:
     assert decode(Plc, encode(block)) == block
 
@@ -147,5 +153,5 @@ def test_fingerprint(bundle: str, digits: int) -> None:
 
 
 def test_a_block_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="Plc has 7 registers, not 6"):
+    with pytest.raises(ValueError, match="Plc has 24 registers, not 6"):
         decode(Plc, [0] * 6)

@@ -273,7 +273,7 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("PRAGMA user_version=9")
     db.close()
-    with pytest.raises(SinkError, match="schema 9, this one is 2"):
+    with pytest.raises(SinkError, match="schema 9, this one is 3"):
         Store(tmp_path, 0).open()
 
 
@@ -284,6 +284,7 @@ def test_a_store_of_the_first_schema_is_read_as_it_is_and_grows(tmp_path: Path) 
     sink.close()
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as db:  # as it was before p-values
         db.execute("ALTER TABLE outcomes DROP COLUMN p_value")
+        db.execute("ALTER TABLE outcomes DROP COLUMN views")
         db.execute("PRAGMA user_version=1")
     old = dataclasses.replace(outcome(0), p_value=None)
     assert list(read_outcomes(tmp_path)) == [old]

@@ -15,9 +15,9 @@ import pytest
 from line_worker.sink.plc.program import PlcProgram
 from line_worker.sink.plc.registers import (
     FROM_PLC,
-    STOP_AT,
     TABLE,
     TO_PLC,
+    Active,
     Code,
     Fault,
     Plc,
@@ -133,6 +133,7 @@ class Block:
             "PartEdge": RTrig(),
             "Window": 0.25,
             "ToStation": [0] * len(FROM_PLC),
+            "PartId": [0] * 16,
             **dict.fromkeys(re.findall(r"^    (\w+) : (?:WORD|DWORD|UINT|UDINT);", TEXT, re.MULTILINE), 0),
             **dict.fromkeys(re.findall(r"^    (\w+) : BOOL;", TEXT, re.MULTILINE), False),
         }
@@ -163,9 +164,9 @@ class Both:
             self.block.now += 0.01
             if beating:
                 self.station = replace(self.station, heartbeat=(self.station.heartbeat + 1) & 0xFFFF)
-            words = encode(self.station) + encode(self.result) + encode(self.stop)
+            words = encode(self.station) + encode(self.result) + encode(self.stop) + encode(Active())
             assert len(words) == len(TO_PLC)
-            told = self.block.cycle(words, part=self._part, connected=connected)
+            told = self.told = self.block.cycle(words, part=self._part, connected=connected)
             self._part = False
             if connected:
                 twin = self.twin.scan(words, self.block.now)
@@ -292,5 +293,8 @@ def test_its_own_heartbeat_moves_ten_times_a_second(both: Both) -> None:
     assert 9 <= both.block.OurHeartbeat - before <= 11
 
 
-def test_the_registers_end_with_stop_line() -> None:
-    assert TO_PLC.stop - 1 == STOP_AT
+def test_part_id_and_recipe_reach_the_station(both: Both) -> None:
+    both.block.state["PartId"] = [0x4142, *[0] * 15]
+    both.block.state["Recipe"] = 7
+    both.cycles()
+    assert (both.told.next_part, both.told.recipe_wanted) == ("AB", 7)

@@ -91,6 +91,7 @@ class Books:
             wall=time.time(),
             stages=decision.stages,
             p_value=decision.p_value,
+            views=decision.views,
         )
 
     def _write(self, parts: list[Part]) -> list[int]:

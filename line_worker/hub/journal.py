@@ -19,8 +19,8 @@ from typing import Any
 
 from line_worker.errors import JournalDamaged, JournalError
 from line_worker.hub.checkpoint import Checkpointer
-from line_worker.hub.part import Part
-from line_worker.wire.messages import FrameKey, Outcome, Region
+from line_worker.hub.part import Decision, Part
+from line_worker.wire.messages import FrameKey, Outcome, Region, View
 
 SCHEMA_VERSION = 2  # 2: p-values
 _SCHEMA = """
@@ -210,7 +210,7 @@ class Journal:
                 *(decision.score, decision.threshold, decision.bundle, decision.worker, part.attempt),
                 *((frame.part_id, frame.trigger, f"{frame.checksum:016x}") if frame else ("", 0, "")),
                 *(latency_ms, wall - max(0.0, latency_ms) / 1000),
-                json.dumps({"regions": [asdict(r) for r in decision.regions], "stages": decision.stages}),
+                _detail(decision),
                 decision.p_value,
             ),
         )
@@ -264,6 +264,14 @@ class Journal:
         found = self._read(query, (self.last_row() - PASSED_WITHIN, self._line, camera, bundle, limit))
         return [p_value for (p_value,) in reversed(found)]
 
+    def newest(self, camera: str, limit: int) -> list[Outcome]:
+        """Return the last outcomes under this name, oldest first; rows older than `PASSED_WITHIN` are not looked at."""
+        query = (
+            f"SELECT row, {_COLUMNS} FROM outcomes WHERE row > ? AND line = ? AND camera = ? ORDER BY row DESC LIMIT ?"
+        )
+        found = self._read(query, (self.last_row() - PASSED_WITHIN, self._line, camera, limit))
+        return [_outcome(one) for one in reversed(found)]
+
     def find(self, key: FrameKey) -> Outcome | None:
         """Return the outcome of `key`."""
         query = f"SELECT row, {_COLUMNS} {_OF_EPOCH} AND seq = ?"
@@ -289,6 +297,11 @@ def _not_written(path: Path, error: sqlite3.Error) -> JournalError:
     return failure
 
 
+def _detail(decision: Decision) -> str:
+    detail = {"regions": [asdict(region) for region in decision.regions], "stages": decision.stages}
+    return json.dumps(detail | ({"views": [asdict(view) for view in decision.views]} if decision.views else {}))
+
+
 def _outcome(found: tuple[Any, ...]) -> Outcome:
     row, line, camera, epoch, seq, verdict, reason, score, threshold, *rest = found
     bundle, worker, attempt, part_id, trigger, _, latency_ms, wall, detail, p_value = rest
@@ -312,4 +325,5 @@ def _outcome(found: tuple[Any, ...]) -> Outcome:
         wall=wall,
         stages=extra["stages"],
         p_value=p_value,
+        views=tuple(View(**{**view, "key": FrameKey(**view["key"])}) for view in extra.get("views", ())),
     )

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from line_worker.hub.judging import header_problem, judge
 from line_worker.hub.leases import Leases
-from line_worker.hub.part import CameraRules, Decision, Epoch, Event, Part, State
+from line_worker.hub.part import CameraRules, Decision, Epoch, Event, Part, State, gathered
 from line_worker.hub.schedule import Schedule
 from line_worker.verdicts import Reason
 from line_worker.wire.messages import Frame, FrameKey, Result
@@ -159,6 +159,32 @@ class Ledger:
         if reason is not Reason.NONE:
             self._settle(part, reason, now)
 
+    # ---- parts of several views -----------------------------------------------------------------------------------
+
+    def gather(self, name: str, part_id: str, trigger: int, t0: float, now: float) -> Part:
+        """Open the next part of the group `name`: nobody scores it, `decide` does, or its deadline."""
+        epoch = self.epochs[name, self._current[name]]
+        key = epoch.key(epoch.next_seq)
+        epoch.next_seq = self._announced[epoch.name] = key.seq + 1
+        part = gathered(key, part_id, trigger, t0, self.cameras[name].deadline_s, now)
+        self._add(epoch, part)
+        return part
+
+    def bring_forward(self, part: Part, t0: float) -> None:
+        """One of its views was triggered at `t0`: its deadline counts from the earliest."""
+        if part.open and t0 < part.t0:
+            part.t0, part.due = t0, part.due - (part.t0 - t0)
+            self._schedule.watch(part)
+
+    def decide(self, part: Part, decision: Decision) -> bool:
+        """Decide a gathered part; False when something else has done so before."""
+        return self._decide(part, decision, Event.GATHER)
+
+    def find(self, key: FrameKey) -> Part | None:
+        """Return the part that is announced and not released."""
+        epoch = self.epochs.get((key.camera, key.epoch))
+        return epoch.parts.get(key.seq) if epoch is not None else None
+
     # ---- leases and results -------------------------------------------------------------------------------------
 
     def waiting(self) -> Part | None:
@@ -191,9 +217,7 @@ class Ledger:
         if self.distrusted or (part.challenge and reason is Reason.NONE):
             self.distrusted, reason = True, Reason.CANARY
         evidence = (result.score, result.threshold, result.regions, result.bundle, worker, result.stages)
-        part.settle(Decision(reason, now, *evidence, p_value=result.p_value), Event.RESULT)
-        self._decided.append(part)
-        return True
+        return self._decide(part, Decision(reason, now, *evidence, p_value=result.p_value), Event.RESULT)
 
     def lose(self, session: int, now: float, *, blame: bool = True) -> list[Part]:
         """A worker is gone: its parts wait again, or are poison. Returns the poisoned ones, with their pixels.
@@ -223,6 +247,8 @@ class Ledger:
     def _why_late(self, part: Part, have_workers: bool) -> Reason:
         if part.orphan:
             return Reason.RESTART
+        if part.missing:
+            return part.missing
         return Reason.DEADLINE if have_workers else self.without_workers
 
     def next_due(self) -> float | None:
@@ -291,11 +317,14 @@ class Ledger:
     def _add(self, epoch: Epoch, part: Part) -> None:
         epoch.parts[part.key.seq] = part
         self._schedule.watch(part)
-        if part.frame is not None:
+        if part.frame is not None and not part.gathered:
             self._schedule.queue(part)
 
     def _settle(self, part: Part, reason: Reason, now: float) -> bool:
-        done = part.settle(Decision(reason, now))
+        return self._decide(part, Decision(reason, now), Event.SETTLE)
+
+    def _decide(self, part: Part, decision: Decision, event: Event) -> bool:
+        done = part.settle(decision, event)
         if done:
             self._decided.append(part)
         return done

@@ -14,7 +14,7 @@ import structlog
 
 from line_worker.hub.journal import Journal
 from line_worker.hub.peers import Peers
-from line_worker.wire.messages import HubState, Outcome, SinkAck, SinkHello, SinkState, Tap
+from line_worker.wire.messages import HubState, Outcome, Select, SinkAck, SinkHello, SinkState, Tap, Trigger
 
 log = structlog.get_logger()
 
@@ -61,16 +61,25 @@ class Outbox:
         self._moved: dict[str, int] = {}  # cursors to be written with the next commit
         self._newest = journal.last_row()
 
-    def take(self) -> None:
-        """Take what sinks have sent."""
+    def take(self) -> list[Trigger | Select]:
+        """Take what sinks have sent; returns what the configured ones ask of the line."""
+        asks: list[Trigger | Select] = []
         for peer, message in self._peers.receive():
             match message:
+                case Trigger() | Select() if self._is_current(peer, message.sink):
+                    asks.append(message)
                 case SinkHello():
                     self._join(peer, message)
                 case SinkAck():
                     self._acknowledge(message)
                 case SinkState():
                     self._hear(peer, message)
+        return asks
+
+    def _is_current(self, peer: bytes, sink: str) -> bool:
+        """Whether this is the sink of the configuration that has said hello."""
+        reader = self._readers.get(sink)
+        return sink in self._expected and reader is not None and reader.peer == peer
 
     def _join(self, peer: bytes, hello: SinkHello) -> None:
         """A sink is there, or back: what it has not acknowledged is sent again."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from line_worker.verdicts import Reason, Verdict, verdict_of
-from line_worker.wire.messages import Frame, FrameKey, Region
+from line_worker.wire.messages import Frame, FrameKey, Region, View
 
 
 class State(Enum):
@@ -34,6 +34,7 @@ class Event(Enum):
     LEASE = auto()
     RESULT = auto()
     LOST = auto()
+    GATHER = auto()  # the outcomes of its views decide
     SETTLE = auto()  # deadline, gap, conflict, poison, stop: decided without a result
     RECORD = auto()
     RELEASE = auto()
@@ -41,6 +42,7 @@ class Event(Enum):
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WAITING, Event.LEASE): State.LEASED,
+    (State.WAITING, Event.GATHER): State.DECIDED,
     (State.WAITING, Event.SETTLE): State.DECIDED,
     (State.LEASED, Event.RESULT): State.DECIDED,
     (State.LEASED, Event.LOST): State.WAITING,
@@ -64,6 +66,7 @@ class Decision:
     worker: str = ""
     stages: dict[str, float] = field(default_factory=dict)
     p_value: float | None = None
+    views: tuple[View, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -74,7 +77,8 @@ class Decision:
 @dataclass(slots=True)
 class Part:
     """One announced part. `t0` and `due` are monotonic seconds; `orphan` parts were open when a hub died; those of a
-    `challenge` are known to be bad.
+    `challenge` are known to be bad. One that is `gathered` from several views is nobody's to lease; `missing` is what
+    its deadline makes of it while one of them has not come.
 
     `row` numbers its row in the journal: 0 when another one stands there already, -1 when it could not be written.
     """
@@ -91,6 +95,8 @@ class Part:
     session: int = 0
     orphan: bool = False
     challenge: bool = False
+    gathered: bool = False
+    missing: Reason = Reason.NONE
     row: int = 0
     decision: Decision | None = None
 
@@ -115,6 +121,13 @@ class Part:
     def open(self) -> bool:
         """Whether nothing has decided it yet."""
         return self.state in OPEN
+
+
+def gathered(key: FrameKey, part_id: str, trigger: int, t0: float, deadline_s: float, now: float) -> Part:
+    """Return a part of several views, none of which has come."""
+    age_ms = max(0.0, now - t0) * 1000
+    frame = Frame(key, age_ms, deadline_s * 1000, (), "", "", 0, "none", part_id=part_id, trigger=trigger)
+    return Part(key, t0, t0 + deadline_s, frame=frame, gathered=True, missing=Reason.NO_FRAME)
 
 
 @dataclass(slots=True)
@@ -176,10 +189,12 @@ class Epoch:
 class CameraRules:
     """What the configuration says about one camera: its deadline in seconds, its window, its largest frame in bytes.
 
-    `repeats` allows it to give the same bytes twice in a row.
+    `repeats` allows it to give the same bytes twice in a row. With `gathered` it is no camera: the name stands for
+    parts that several cameras look at.
     """
 
     deadline_s: float
     window: int
     frame_bytes: int
     repeats: bool = False
+    gathered: bool = False

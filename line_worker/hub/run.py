@@ -33,15 +33,18 @@ from line_worker.hub.outbox import Outbox
 from line_worker.hub.part import CameraRules
 from line_worker.hub.peers import Peers
 from line_worker.hub.quarantine import Quarantine
+from line_worker.hub.recipes import Recipes
 from line_worker.hub.reopening import open_journal
 from line_worker.hub.sources import Sources
 from line_worker.hub.station import Facts, Station
+from line_worker.hub.triggers import Triggers
+from line_worker.hub.views import Views
 from line_worker.hub.workers import PROBE_S, Workers
 from line_worker.joining import open_wire
 from line_worker.lapse import Heard, Lapse
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.links import FRAMES, OUTCOMES, WORK
-from line_worker.wire.messages import HubState
+from line_worker.wire.messages import HubState, Select, Trigger
 
 log = structlog.get_logger()
 
@@ -68,11 +71,14 @@ class Hub:
         shadows = tuple(s.name for s in config.sinks if s.kind == "shadow")
         expected = {s.name: s.durable for s in config.sinks if s.kind not in ("shadow", "live")}
         self.outbox = Outbox(outcomes, self.journal, expected, shadows)
-        self.sources = Sources(frames, self.ledger, self.outbox, begun_anew=begun_anew)
+        self.views = Views(config, self.ledger)
+        self.sources = Sources(frames, self.ledger, self.views, self.outbox, begun_anew=begun_anew)
+        self.triggers = Triggers(config, self.sources, self.views)
         self.guard = Guard(config, self.journal, now)
         quarantine, canaries = Quarantine(config.line.data / "quarantine"), self.guard.canaries
         changeover = Changeover(config, work)
         self.workers = Workers(work, self.ledger, self.station, changeover, quarantine, canaries)
+        self.recipes = Recipes(config, changeover)
         self.drift = DriftWatch(self.workers.bundle, calibration_size(config))
         self.challenge_parts = {c.name: c.challenge_parts for c in config.cameras}
         self.stopping = False
@@ -92,6 +98,8 @@ class Hub:
             self.ledger.restore(epoch.camera, epoch.epoch, epoch.next_seq, epoch.holes, now, epoch.last)
         for camera in self.ledger.cameras:
             self.drift.restore(camera, self.journal.passed(camera, self.workers.bundle, WINDOW))
+        self.views.restore(self.journal, now)
+        self.views.open_epochs(time.time_ns() // 1000)
 
     # ---- one turn -----------------------------------------------------------------------------------------------
 
@@ -109,14 +117,15 @@ class Hub:
         self.sources.take(now, self._lapse.date(self._heard.at(now), now))
         self._took_at = now
         self.workers.take(now)
-        self.outbox.take()
+        for ask in self.outbox.take():
+            self._heed(ask, now)
         self.workers.watch(now)
         self.ledger.expire(now, bool(self.workers))
         if self.stopping:
             self.ledger.stop(now)
         self.workers.lease(now)
         beat = now - self._beat_at >= BEAT_S
-        self._record(beat=beat)
+        self._record(now, beat=beat)
         self._release()
         self.guard.watch(now)
         self._update_station(now)
@@ -125,13 +134,21 @@ class Hub:
             if not self.books.error:
                 self.guard.settle()
             self.control.poll(now)
+            self.recipes.turn(now)
             self._show_state()
             self.monitor.publish(self, now)
 
-    def _record(self, *, beat: bool) -> None:
+    def _heed(self, ask: Trigger | Select, now: float) -> None:
+        """Do what a sink's other side has asked for."""
+        if isinstance(ask, Select):
+            self.recipes.select(ask.recipe)
+        else:
+            self.triggers.fire(ask, now)
+
+    def _record(self, now: float, *, beat: bool) -> None:
         """Write what was decided; without its row nothing passes."""
         self.books.note(self.ledger.take_announced(), self.outbox.take_cursors())
-        parts = self.ledger.take_decided()
+        parts = self.views.settle(now)
         for part, row in zip(parts, self.books.write(parts, beat=beat), strict=True):
             self.ledger.recorded(part, row)
 
@@ -141,7 +158,9 @@ class Hub:
             outcome = self.books.outcome(part, now)
             self.outbox.offer(outcome)
             self.drift.take(outcome)
-            if part.challenge:
+            if part.gathered:
+                pass  # its views have been counted, one by one
+            elif part.challenge:
                 self.guard.take_known_bad(outcome, now)
             elif part.row:  # else an earlier hub has counted it
                 self.guard.take(outcome)
@@ -186,6 +205,8 @@ class Hub:
                 counts={str(verdict): self.ledger.counts[verdict] for verdict in Verdict},
                 warnings=self.warnings,
                 stop_line=int(self.guard.alarms.stop_line),
+                recipe=self.recipes.active,
+                recipe_state=int(self.recipes.state),
             )
         )
         self.sources.greet()
@@ -200,6 +221,7 @@ class Hub:
             *self.drift.warnings,
             *self.outbox.warnings,
             *self.workers.warnings,
+            *self.recipes.warnings,
         )
 
     def turned_away(self) -> Counter[str]:
@@ -241,10 +263,16 @@ class Hub:
 
 def camera_rules(config: Config) -> dict[str, CameraRules]:
     """Return what the ledger needs to know of each camera."""
-    return {
+    cameras = {
         c.name: CameraRules(c.deadline_ms / 1000, c.window, int(c.max_frame_mb * 1e6), c.frozen == "allow")
         for c in config.cameras
     }
+    windows = sum(c.window for c in config.cameras)
+    parts = {
+        p.name: CameraRules(config.deadline_ms(p.name) / 1000, windows, 0, repeats=True, gathered=True)
+        for p in config.parts
+    }
+    return cameras | parts
 
 
 def calibration_size(config: Config) -> int:

@@ -10,6 +10,7 @@ from line_worker.hub.flood import BURST, OVER_WINDOW, is_crowded, is_full
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.outbox import Outbox
 from line_worker.hub.peers import Peers
+from line_worker.hub.views import Views
 from line_worker.wire import messages as m
 
 log = structlog.get_logger()
@@ -35,8 +36,9 @@ class Sources:
     A journal that was `begun_anew` does not know what became of an epoch that is under way: a new one is demanded.
     """
 
-    def __init__(self, peers: Peers, ledger: Ledger, outbox: Outbox, *, begun_anew: bool = False) -> None:
-        self._peers, self._ledger, self._outbox, self._begun_anew = peers, ledger, outbox, begun_anew
+    def __init__(self, peers: Peers, ledger: Ledger, views: Views, outbox: Outbox, *, begun_anew: bool = False) -> None:
+        self._peers, self._ledger, self._views, self._outbox = peers, ledger, views, outbox
+        self._begun_anew = begun_anew
         self.present: dict[str, SourcePeer] = {}
         self._done: dict[tuple[str, int], list[int]] = {}
 
@@ -70,6 +72,11 @@ class Sources:
                 self._peers.channel.send(m.FrameDone(camera, epoch, some), source.peer)
         self._done.clear()
 
+    def fire(self, camera: str, fire: m.Fire) -> bool:
+        """Tell the camera's source to take a picture; False when there is none."""
+        source = self.present.get(camera)
+        return source is not None and self._peers.channel.send(fire, source.peer)
+
     def greet(self) -> None:
         """Give every source a sign of life."""
         for source in self.present.values():
@@ -93,7 +100,8 @@ class Sources:
         if self._begun_anew and hello.next_seq and (hello.camera, hello.epoch) not in self._ledger.epochs:
             self._peers.refuse(peer, "the journal of this epoch is lost; begin a new one", old_epoch=hello.epoch)
             return
-        if not self._ledger.open_epoch(hello.camera, hello.epoch):
+        rules = self._ledger.cameras.get(hello.camera)
+        if rules is None or rules.gathered or not self._ledger.open_epoch(hello.camera, hello.epoch):
             self._peers.refuse(peer, f"camera {hello.camera!r} is not in this line's configuration")
             return
         self.present[hello.camera] = SourcePeer(peer, hello.epoch, now)
@@ -113,6 +121,7 @@ class Sources:
         if not self._ledger.announce(frame, frame.pixels, heard):
             self._jumped(peer, frame.key.camera, frame.key.epoch)
             return
+        self._views.seen(frame, now)
         if self._ledger.is_settled(frame.key):
             self.done(frame.key)
         if self._outbox.wants_frames:

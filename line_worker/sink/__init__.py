@@ -7,7 +7,7 @@ The contract, obeyed by the PLC, the store, the log and the recorder alike and t
   One that sends without waiting for an answer says in `settle`, after each batch, whether all of it has arrived.
   A real-time sink takes it with `now + outcome.left_ms / 1000` as its latest moment, and drops it afterwards.
 - `beat` gets the hub's state at least every 100 ms while decisions are made: heartbeats hang on it, nothing else.
-- `poll` is called at most 20 ms apart, for handshakes and timers.
+- `poll` is called at most 20 ms apart, for handshakes and timers; `asks` then returns what the other side wants.
 - `reachable` is (True, "") or (False, why), without blocking.
 The shadow and the page take what they can and leave out the rest: the line owes them nothing and never waits for them.
 Time (`now`, time.monotonic() seconds) is always an argument.
@@ -15,12 +15,35 @@ Time (`now`, time.monotonic() seconds) is always an argument.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from line_worker.config import Config
     from line_worker.config import Sink as SinkConfig
     from line_worker.wire.messages import Crop, Frame, HubState, Outcome
+
+
+class PartHere(NamedTuple):
+    """A part has come, which triggers the cameras that wait for this sink: its count, its id, when it came (seconds).
+
+    One that was `missed` has gone by: it gets an outcome and no picture.
+    """
+
+    number: int
+    part_id: str
+    at: float
+    missed: bool = False
+
+
+class RecipeWanted(NamedTuple):
+    """The bundle of this number is to judge."""
+
+    number: int
+
+
+Ask = PartHere | RecipeWanted
 
 
 class Sink(Protocol):
@@ -52,6 +75,9 @@ class Sink(Protocol):
     def poll(self, now: float) -> None:
         """Do what is due."""
 
+    def asks(self) -> Sequence[Ask]:
+        """Return what the other side has asked of the line since the last call."""
+
     def reachable(self) -> tuple[bool, str]:
         """Whether the other side can be reached, and why not."""
 
@@ -82,6 +108,10 @@ class QuietSink:
     def poll(self, now: float) -> None:
         """Nothing is ever due."""
 
+    def asks(self) -> Sequence[Ask]:
+        """Nothing is asked."""
+        return ()
+
     def reachable(self) -> tuple[bool, str]:
         """Return that all is well."""
         return True, ""
@@ -92,7 +122,7 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
     if sink.kind == "plc" or sink.kind == "s7":
         from line_worker.sink.plc import PlcOutput
 
-        return PlcOutput(sink)
+        return PlcOutput(sink, config)
     if sink.kind == "opcua":
         from line_worker.sink.opcua import OpcUaOutput
 

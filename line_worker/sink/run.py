@@ -23,7 +23,7 @@ from line_worker.errors import DecodeError, SinkError
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_sink, open_wire
 from line_worker.lapse import Lapse
-from line_worker.sink import Sink, make_sink
+from line_worker.sink import PartHere, Sink, make_sink
 from line_worker.wire import messages as m
 from line_worker.wire.links import CROPS, OUTCOMES
 from line_worker.wire.sockets import Wire
@@ -69,10 +69,19 @@ class Runner:
             self._try(self._deliver, now)
         if self._open:
             self.sink.poll(now)
+            self._ask(now)
         if not self.sink.durable:
             self._drop_expired(now)
         if now - self._state_at >= STATE_S:
             self._say_state(now)
+
+    def _ask(self, now: float) -> None:
+        for ask in self.sink.asks():
+            if isinstance(ask, PartHere):
+                age_ms = max(0.0, now - ask.at) * 1000
+                self._channel.send(m.Trigger(self.name, ask.number, ask.part_id, age_ms, ask.missed))
+            else:
+                self._channel.send(m.Select(self.name, ask.number))
 
     def _open_sink(self, now: float) -> None:
         self.sink.open()

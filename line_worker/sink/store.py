@@ -26,12 +26,12 @@ import structlog
 from line_worker.errors import SinkError
 from line_worker.sink import QuietSink
 from line_worker.sink.crops import CropFolder
-from line_worker.wire.messages import Crop, FrameKey, Outcome, Region
+from line_worker.wire.messages import Crop, FrameKey, Outcome, Region, View
 
 log = structlog.get_logger()
 
 FILE = "outcomes.sqlite"
-SCHEMA_VERSION = 2  # 2: p-values
+SCHEMA_VERSION = 3  # 2: p-values; 3: views
 CHECKPOINT_S = 1.0
 CROPS_AGAIN_S = 60.0  # how long to wait with pictures after the disk was full
 FREED_AT_ONCE = 64_000_000  # bytes of pictures given up when the disk is full
@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
   verdict TEXT NOT NULL, reason INTEGER NOT NULL, score REAL, threshold REAL, regions TEXT NOT NULL,
   bundle TEXT NOT NULL, worker TEXT NOT NULL, attempt INTEGER NOT NULL, part_id TEXT NOT NULL,
   trigger INTEGER NOT NULL, latency_ms REAL NOT NULL, left_ms REAL NOT NULL, wall REAL NOT NULL,
-  stages TEXT NOT NULL, p_value REAL,
+  stages TEXT NOT NULL, p_value REAL, views TEXT,
   PRIMARY KEY (line, camera, epoch, seq)) WITHOUT ROWID;
 """
 _INDICES = """
@@ -52,7 +52,7 @@ CREATE INDEX IF NOT EXISTS outcomes_part ON outcomes (part_id, wall);
 _KEY = ("line", "camera", "epoch", "seq")
 _COLUMNS = (*_KEY, *(field.name for field in fields(Outcome) if field.name != "key"))
 _INSERT = f"INSERT OR IGNORE INTO outcomes ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-_MIGRATION = "BEGIN IMMEDIATE; ALTER TABLE outcomes ADD COLUMN p_value REAL; PRAGMA user_version=2; COMMIT;"  # from 1
+_ADDED = {1: ("p_value REAL", "views TEXT"), 2: ("views TEXT",)}  # columns since that schema
 
 
 class Store(QuietSink):
@@ -209,12 +209,12 @@ def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, 1, SCHEMA_VERSION):
+        if version not in (0, *_ADDED, SCHEMA_VERSION):
             raise sqlite3.DatabaseError(f"written by another version: schema {version}, this one is {SCHEMA_VERSION}")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
-        db.executescript((_MIGRATION if version == 1 else _SCHEMA) + _INDICES)
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        added = "".join(f"ALTER TABLE outcomes ADD COLUMN {column};" for column in _ADDED.get(version, ()))
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {added} {_INDICES} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
     except sqlite3.Error:
         db.close()
         raise
@@ -225,6 +225,7 @@ def _to_row(outcome: Outcome) -> tuple[Any, ...]:
     found = {name: getattr(outcome, name) for name in _COLUMNS[len(_KEY) :]}
     found["regions"] = json.dumps([asdict(region) for region in outcome.regions])
     found["stages"] = json.dumps(outcome.stages)
+    found["views"] = json.dumps([asdict(view) for view in outcome.views]) if outcome.views else None
     return (*(getattr(outcome.key, name) for name in _KEY), *found.values())
 
 
@@ -233,4 +234,6 @@ def _from_row(row: tuple[Any, ...]) -> Outcome:
     regions = json.loads(found.pop("regions"))
     found["regions"] = tuple(Region(**(region | {"zone": tuple(region["zone"])})) for region in regions)
     found["stages"] = json.loads(found["stages"])
+    views = json.loads(found["views"] or "[]")
+    found["views"] = tuple(View(**(view | {"key": FrameKey(**view["key"])})) for view in views)
     return Outcome(key=FrameKey(*row[: len(_KEY)]), **found)

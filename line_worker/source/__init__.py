@@ -6,13 +6,15 @@ The contract, obeyed by cameras, files and drawn parts alike and tested on each 
   it returns counts, with pixels or with the reason why there are none: nothing is dropped silently.
 - pixels are (H, W) gray or (H, W, 3) BGR, uint8 or uint16, C-contiguous, and not touched again by the source.
 - `finished` turns true after the last frame of a source that ends.
+- `fire`, where a source has it, makes the camera take a picture now: one whose trigger is set to software.
+- `on_call` sources (files, drawn parts) that are set so give their next picture when they are asked, not at a rate.
 - `patient` sources (files without a clock) are asked for the next frame only when the line has room for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from line_worker.verdicts import Reason
 
@@ -52,6 +54,14 @@ class Source(Protocol):
         """Let go of everything; may be called twice, and before `open`."""
 
 
+@runtime_checkable
+class Fireable(Protocol):
+    """A source whose camera can be told to take a picture."""
+
+    def fire(self) -> None:
+        """Take one now; SourceError when the camera does not."""
+
+
 def make_source(camera: Camera) -> Source:
     """Return the source that `camera` names; nothing is opened yet."""
     source = camera.source
@@ -68,9 +78,10 @@ def make_source(camera: Camera) -> Source:
 
         return CameraFrames(source)
     if source.kind == "genicam":
-        from line_worker.source.genicam import GenicamFrames
+        from line_worker.source.genicam import GenicamFrames, trigger_nodes
 
-        return GenicamFrames(source)
+        nodes = trigger_nodes(camera.trigger) | source.nodes
+        return GenicamFrames(source.model_copy(update={"nodes": nodes}))
     if source.kind == "replay":
         from line_worker.source.replay import ReplayFrames
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,7 @@ class Announcer:
         self._instance, self._hello_at = 0, 0.0
         self._ready, self._detail = False, "not opened yet"
         self._alive_at = 0.0
+        self.fired: deque[m.Fire] = deque(maxlen=MAX_PENDING)  # what the hub says of parts that have come
         self.state = -1  # the station's state, -1 until the hub has said it
         self.epoch, self.next_seq = time.time_ns() // 1000, 0
 
@@ -176,6 +178,8 @@ class Announcer:
             case m.HubHello():
                 self.state = message.state
                 self._meet(message, time.monotonic())
+            case m.Fire():
+                self.fired.append(message)
             case m.Refused():
                 log.error("the hub refuses this source", why=message.why)
                 if message.old_epoch == self.epoch:

@@ -21,6 +21,7 @@ from line_worker.verdicts import Reason
 
 if TYPE_CHECKING:
     from line_worker.config import GenicamSource
+    from line_worker.config_triggers import Trigger
 
 ROUNDED = 0.02  # a camera may set an exposure or a gain this share away from what was asked
 LAST_BLOCK = 65535  # GigE Vision 1 counts frames from 1 to this, then again from 1
@@ -67,6 +68,12 @@ class GenicamFrames:
             self._acquirer.start()
         self._numbers, self._incomplete = Numbers(), 0
         self._last_at = time.monotonic()
+
+    def fire(self) -> None:
+        """Take a picture, when the camera waits for its software trigger; SourceError when it does not take it."""
+        if self._acquirer is not None and self._config.nodes.get("TriggerSource") == "Software":
+            with self._told("does not take its trigger"):
+                self._acquirer.remote_device.node_map.TriggerSoftware.execute()
 
     def read(self, timeout_s: float) -> Captured | None:
         """Return the next trigger; SourceError when the camera fails, or is silent for longer than it may be."""
@@ -165,6 +172,19 @@ class Numbers:
             return 0
         step = number - last if number > last else number - last + LAST_BLOCK
         return step - 1 if 0 < step <= MOST_LOST else 0
+
+
+def trigger_nodes(trigger: Trigger) -> dict[str, bool | int | float | str]:
+    """Return the nodes that make a camera wait for a signal at its input; none for other triggers."""
+    if trigger.kind != "hardware":
+        return {}
+    edge = {"rising": "RisingEdge", "falling": "FallingEdge"}[trigger.edge]
+    return {
+        "TriggerSelector": "FrameStart",
+        "TriggerMode": "On",
+        "TriggerSource": trigger.line,
+        "TriggerActivation": edge,
+    }
 
 
 def harvester(config: GenicamSource) -> Any:

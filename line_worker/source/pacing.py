@@ -37,6 +37,7 @@ class PacedSource(ABC):
 
     patient = False
     ahead = 2  # shots made before they are asked for
+    on_call = False  # a shot's moment is when it is asked for: something else triggers
 
     def __init__(self) -> None:
         self.finished = False
@@ -94,8 +95,8 @@ class PacedSource(ABC):
 
     def _moment(self, shot: Shot) -> float:
         now = time.monotonic()
-        if shot.offset is None:
-            return now if shot.at is None else shot.at
+        if shot.offset is None or self.on_call:
+            return now if shot.at is None or self.on_call else shot.at
         if self._start is None:
             self._start = now - shot.offset
         return self._start + shot.offset

@@ -3,7 +3,8 @@
 In come triggers from a camera, folder, video, recording or drawing; out go announced frames to the hub, pixels in
 shared memory or inline. Every trigger takes a sequence number before anything can go wrong, so a loss is always a
 visible gap. A frame is kept until the hub says that it is recorded, and is sent again to a hub that has restarted.
-When the window is full only the header is announced. When the source fails it is closed and opened again with backoff;
+When the window is full only the header is announced. When a clock or a sink's other side triggers, only pictures of
+parts that have come are announced (see `triggered`). When the source fails it is closed and opened again with backoff;
 when it is finished, or at SIGTERM, the process waits until its frames are decided, says goodbye and exits 0.
 """
 
@@ -13,45 +14,95 @@ import time
 
 import structlog
 
-from line_worker.config import Camera, Config
+from line_worker.config import Camera, Config, IntervalTrigger, SinkTrigger
 from line_worker.errors import SourceError
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_cameras, open_wire
-from line_worker.source import LIVE, Source, make_source
+from line_worker.source import LIVE, Captured, Fireable, Source, make_source
 from line_worker.source.announce import Announcer
+from line_worker.source.pacing import PacedSource
+from line_worker.source.triggered import Fired, Interval, Triggers
 from line_worker.verdicts import StationState
 
 log = structlog.get_logger()
 
 READ_S = 0.02  # how long a read may wait; acknowledgements are handled in between
 IDLE_S = 0.005
+INTERVAL_S = 0.001  # how late an interval's trigger may be seen
 BACKOFF_S = (0.2, 5.0)  # first and longest wait before a failed source is opened again
 
 
 class Runner:
     """Opens the source, reads triggers while there is room, and reopens it after a failure."""
 
-    def __init__(self, source: Source, announcer: Announcer, *, live: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        announcer: Announcer,
+        *,
+        live: bool,
+        triggers: Triggers | None = None,
+        every_s: float = 0.0,
+    ) -> None:
         self.source, self.announcer, self._live = source, announcer, live
+        self._triggers = triggers
+        self._interval = Interval(every_s, time.monotonic()) if every_s else None
         self._open, self._retry_at, self._backoff_s = False, 0.0, BACKOFF_S[0]
         self._started = live  # files and drawn parts wait until the line runs; a camera does not
 
     def turn(self) -> None:
         """Open if need be, announce at most one trigger."""
         now = time.monotonic()
+        if self._triggers is not None:
+            self._hear(self._triggers, now)
         if not self._open:
             self._try_open(now)
         if not self._open or not self._may_read():
             self.announcer.wait(IDLE_S)
             return
         try:
-            captured = self.source.read(READ_S)
+            captured = self._read(now)
         except SourceError as error:
             self._failed(error, now)
             return
         if captured is not None:
             self._backoff_s = BACKOFF_S[0]
             self.announcer.announce(captured)
+
+    def _hear(self, triggers: Triggers, now: float) -> None:
+        """Take the triggers that have come, announce the parts that nobody will see."""
+        fired = self.announcer.fired
+        while fired:
+            one = fired.popleft()
+            triggers.fire(Fired(one.number, one.part_id, now - one.age_ms / 1000), missed=one.missed)
+        due = self._interval.take(now) if self._interval is not None and self._started else None
+        if due is not None:
+            triggers.fire(due)
+        for _ in range(triggers.newly_due(now)):
+            self._shoot(now)
+        for lost in triggers.lost(now):
+            self.announcer.announce(lost)
+
+    def _shoot(self, now: float) -> None:
+        """Have the camera take a picture, if it is one that waits for that."""
+        if self._open and isinstance(self.source, Fireable):
+            try:
+                self.source.fire()
+            except SourceError as error:
+                self._failed(error, now)
+
+    def _read(self, now: float) -> Captured | None:
+        """Return the next part: a picture of the source, or the one that was triggered."""
+        if self._triggers is None:
+            return self.source.read(READ_S)
+        on_call = isinstance(self.source, PacedSource)
+        if not self._triggers.due(now):
+            if not on_call:
+                self.source.read(0)  # nobody's: the next one must not wait behind it
+            self.announcer.wait(IDLE_S if self._interval is None else INTERVAL_S)
+            return None
+        captured = self.source.read(READ_S)
+        return None if captured is None else self._triggers.match(captured)
 
     def _may_read(self) -> bool:
         self._started = self._started or self.announcer.state == StationState.RUNNING
@@ -76,6 +127,19 @@ class Runner:
         self.announcer.set_ready(False, str(error))
 
 
+def make_runner(source: Source, announcer: Announcer, camera: Camera) -> Runner:
+    """Return what reads `source` at the camera's trigger."""
+    trigger, live = camera.trigger, camera.source.kind in LIVE
+    if not isinstance(trigger, IntervalTrigger | SinkTrigger):
+        return Runner(source, announcer, live=live)
+    if isinstance(source, PacedSource):
+        source.on_call = True
+    timeout_ms = trigger.timeout_ms or camera.deadline_ms / 2
+    triggers = Triggers(trigger.delay_ms / 1000, timeout_ms / 1000, camera.window)
+    every_s = trigger.every_ms / 1000 if isinstance(trigger, IntervalTrigger) else 0.0
+    return Runner(source, announcer, live=live, triggers=triggers, every_s=every_s)
+
+
 def run(config: Config, camera: Camera) -> int:
     """Run the source of `camera` until it is finished or SIGTERM; returns the exit code."""
     stop, notifier = StopFlag(), Notifier()
@@ -84,7 +148,7 @@ def run(config: Config, camera: Camera) -> int:
         wire = open_wire(config, "source", int(camera.max_frame_mb * 1e6))
         source = make_source(camera)
         announcer = Announcer(config.line.name, camera, wire)
-        runner = Runner(source, announcer, live=camera.source.kind in LIVE)
+        runner = make_runner(source, announcer, camera)
         notifier.ready(f"{camera.source.kind} is being read")
         try:
             while not stop and not source.finished:

@@ -60,12 +60,23 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """What became of one camera's picture of a part that several cameras look at."""
+
+    key: FrameKey
+    verdict: str
+    reason: int
+    score: float | None
+    threshold: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The one immutable outcome of a key, with its evidence.
 
     `row` numbers the journal's rows; `left_ms` is what remains of the part's deadline when the hub sends it;
     `latency_ms` counts from t0 to the decision; `wall` is Unix time, for people; `p_value` as in `Result`. What was
-    recorded before protocol version 2 has none.
+    recorded before protocol version 2 has none. `views` are there where several cameras have looked at the part.
     """
 
     KIND: ClassVar[int] = 33
@@ -86,6 +97,7 @@ class Outcome:
     wall: float
     stages: dict[str, float]
     p_value: float | None = None
+    views: tuple[View, ...] = ()
 
     def __post_init__(self) -> None:
         _chance(self.p_value, self.score)

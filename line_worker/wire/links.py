@@ -28,7 +28,14 @@ class Link:
 
 
 FRAMES = Link(
-    "frames", "source", "hub", False, 512, 1, 0, "SourceHello Frame SourceAlive SourceBye / FrameDone HubHello Refused"
+    "frames",
+    "source",
+    "hub",
+    False,
+    512,
+    1,
+    0,
+    "SourceHello Frame SourceAlive SourceBye / FrameDone Fire HubHello Refused",
 )
 WORK = Link(
     "work",
@@ -41,7 +48,14 @@ WORK = Link(
     "WorkerHello Result Progress Prepared Grown WorkerBye / Lease Prepare Adopt Leave HubHello Refused",
 )
 OUTCOMES = Link(
-    "outcomes", "sink", "hub", False, 1024, 1, 2, "SinkHello SinkAck SinkState / HubHello HubState Outcome Tap Refused"
+    "outcomes",
+    "sink",
+    "hub",
+    False,
+    1024,
+    1,
+    2,
+    "SinkHello SinkAck SinkState Trigger Select / HubHello HubState Outcome Tap Refused",
 )
 CROPS = Link("crops", "worker", "store", True, 16, 4, 3, "Crop")
 

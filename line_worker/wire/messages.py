@@ -18,6 +18,9 @@ from typing import ClassVar
 
 from line_worker.errors import DecodeError
 from line_worker.wire import codec
+from line_worker.wire.asking import Fire as Fire
+from line_worker.wire.asking import Select as Select
+from line_worker.wire.asking import Trigger as Trigger
 from line_worker.wire.changeover import Adopt as Adopt
 from line_worker.wire.changeover import Grown as Grown
 from line_worker.wire.changeover import Leave as Leave
@@ -26,6 +29,7 @@ from line_worker.wire.changeover import Prepared as Prepared
 from line_worker.wire.evidence import Outcome as Outcome
 from line_worker.wire.evidence import Region as Region
 from line_worker.wire.evidence import Result as Result
+from line_worker.wire.evidence import View as View
 from line_worker.wire.header import DTYPES as DTYPES
 from line_worker.wire.header import PLACES as PLACES
 from line_worker.wire.header import Frame as Frame
@@ -33,7 +37,7 @@ from line_worker.wire.header import FrameKey as FrameKey
 from line_worker.wire.header import counted
 from line_worker.wire.header import without_picture as without_picture
 
-VERSION = 3  # 2: p-values in Result and Outcome; 3: folded on their way from the hub
+VERSION = 4  # 2: p-values in Result and Outcome; 3: folded on their way from the hub; 4: triggers, recipes, views
 
 
 # ---- source -> hub -> worker -----------------------------------------------------------------------------------------
@@ -207,6 +211,7 @@ class HubState:
     """Sent by the hub's main loop at least every 100 ms: a PLC's heartbeat is driven by it and freezes with it.
 
     `warnings` are for people and change no verdict, such as scores that drift; `stop_line` is a StopCause.
+    `recipe` is the number of the bundle that judges, 0 without one; `recipe_state` what became of the one wanted.
     """
 
     KIND: ClassVar[int] = 36
@@ -220,6 +225,8 @@ class HubState:
     counts: dict[str, int]
     warnings: tuple[str, ...] = ()
     stop_line: int = 0
+    recipe: int = 0
+    recipe_state: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +259,7 @@ Message = (
     | FrameDone
     | HubHello
     | Refused
+    | Fire
     | WorkerHello
     | Lease
     | Result
@@ -266,6 +274,8 @@ Message = (
     | Outcome
     | SinkAck
     | SinkState
+    | Trigger
+    | Select
     | HubState
     | Tap
     | Crop

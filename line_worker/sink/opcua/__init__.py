@@ -26,7 +26,7 @@ class OpcUaOutput(PlcOutput):
     """The sink for OPC UA clients. Real-time: what comes after its window is shown to nobody."""
 
     def __init__(self, sink: OpcUaSink, config: Config) -> None:
-        super().__init__(sink)
+        super().__init__(sink, config)
         self._opcua, self._config = sink, config
         self._simulated = simulated_cameras(config)
         self._shown = RecentKeys()
@@ -45,7 +45,8 @@ class OpcUaOutput(PlcOutput):
                 f"sink {self._opcua.name}: asyncua is not installed ({error}); nothing is served; "
                 "pip install line-worker[opcua]"
             ) from error
-        cameras = [camera.name for camera in self._config.cameras]
+        config = self._config
+        cameras = [*(camera.name for camera in config.cameras), *(parts.name for parts in config.parts)]
         server = VisionServer(self._opcua, self._config.line.name, cameras, self)
         server.open()
         self._mode = self._server = server

@@ -17,7 +17,7 @@ from asyncua import Node, Server, ua
 from asyncua.common.instantiate_util import instantiate
 
 from line_worker.sink.machine_vision import STATES
-from line_worker.sink.plc.registers import TABLE, Block, Plc, Result, Row, Station, Stop
+from line_worker.sink.plc.registers import TABLE, Active, Block, Plc, Result, Row, Station, Stop
 from line_worker.verdicts import StationState
 
 COMPANION = "http://opcfoundation.org/UA/MachineVision"
@@ -117,7 +117,7 @@ class Nodes:
 
     # ---- values -------------------------------------------------------------------------------------------------
 
-    async def write_registers(self, *blocks: Station | Result | Stop) -> None:
+    async def write_registers(self, *blocks: Station | Result | Stop | Active) -> None:
         """Write what has changed of the table's rows to the PLC."""
         for block in blocks:
             for row in _ROWS[type(block)]:
@@ -179,7 +179,8 @@ class Nodes:
 
 
 _ROWS: dict[type[Block], list[Row]] = {
-    block: [row for row in TABLE if row.name in block.__dataclass_fields__] for block in (Station, Result, Stop, Plc)
+    block: [row for row in TABLE if row.name in block.__dataclass_fields__]
+    for block in (Station, Result, Stop, Active, Plc)
 }
 _ANYTHING = ua.NodeId(ua.ObjectIds.BaseDataType)  # which the nodeset leaves unsaid
 _NOT_ACTIVE = ua.StatusCode(ua.StatusCodes.BadStateNotActive)

@@ -24,7 +24,7 @@ from line_worker.errors import SinkError
 from line_worker.sink.opcua.nodes import NAMESPACE, Nodes
 from line_worker.sink.opcua.security import Anybody, secure
 from line_worker.sink.plc.modes import Registers
-from line_worker.sink.plc.registers import RESULT_AT, STOP_AT, Result, Station, Stop, decode, encode
+from line_worker.sink.plc.registers import ACTIVE_AT, RESULT_AT, STOP_AT, Active, Result, Station, Stop, decode, encode
 from line_worker.verdicts import StationState
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ class VisionServer:
             station = decode(Station, words[:RESULT_AT])
             await nodes.write_state(StationState(station.state))
             if self._sink.handshake:
-                result, stop = decode(Result, words[RESULT_AT:STOP_AT]), decode(Stop, words[STOP_AT:])
-                await nodes.write_registers(station, result, stop)
+                result, stop = decode(Result, words[RESULT_AT:STOP_AT]), decode(Stop, words[STOP_AT:ACTIVE_AT])
+                await nodes.write_registers(station, result, stop, decode(Active, words[ACTIVE_AT:]))
         while self._results:
             await nodes.write_result(*self._results.popleft())
 

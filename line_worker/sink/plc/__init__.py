@@ -3,7 +3,8 @@
 The handshake decides what the registers hold. As `server`, the PLC polls us and every request is answered with the
 handshake's registers of that instant. As `client`, and always over S7, a thread writes them to the PLC whenever they
 change and reads the PLC's own: every few milliseconds while a result waits, rarely otherwise. A PLC that cannot be
-reached raises nothing: its heartbeat is stale then, `reachable` says so, and its own window rejects the parts.
+reached raises nothing: its heartbeat is stale then, `reachable` says so, and its own window rejects the parts. Where
+several cameras look at a part, the PLC gets the part's verdict and not theirs.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from line_worker.config import OpcUaSink, PlcSink, S7Sink
-from line_worker.sink import QuietSink
+from line_worker.config import Config, OpcUaSink, PlcSink, S7Sink
+from line_worker.sink import Ask, QuietSink
 from line_worker.sink.plc.handshake import Handshake
 from line_worker.sink.plc.registers import Plc, decode
 from line_worker.wire.messages import HubState, Outcome
@@ -33,8 +34,10 @@ class PlcOutput(QuietSink):
 
     durable = False
 
-    def __init__(self, sink: PlcSink | S7Sink | OpcUaSink) -> None:
+    def __init__(self, sink: PlcSink | S7Sink | OpcUaSink, config: Config | None = None) -> None:
         self._sink = sink
+        self._views = config.views() if config is not None else set()
+        self.eager = config is not None and config.fires(sink.name)  # a trigger must not wait for the next round
         self._lock = threading.Lock()  # the handshake is used by the runner's thread and by the link's
         session = 1 + secrets.randbelow(0xFFFF)
         self._handshake = Handshake(session, sink.plc_heartbeat_ms / 1000, sink.queue)
@@ -66,6 +69,8 @@ class PlcOutput(QuietSink):
 
     def deliver(self, outcome: Outcome, now: float) -> bool:
         """Offer `outcome` to the PLC until its window ends."""
+        if outcome.key.camera in self._views:
+            return True
         with self._lock:
             self._handshake.offer(outcome, now)
         if self._mode is not None:
@@ -85,6 +90,11 @@ class PlcOutput(QuietSink):
         for note in notes:
             (log.warning if note.serious else log.info)(note.event, **note.details)
 
+    def asks(self) -> list[Ask]:
+        """Return what the PLC has asked of the line."""
+        with self._lock:
+            return self._handshake.take_asks()
+
     def reachable(self) -> tuple[bool, str]:
         """Whether the PLC takes results, and why not."""
         trouble = self._mode.trouble() if self._mode is not None else "not open"
@@ -103,7 +113,9 @@ class PlcOutput(QuietSink):
 
     @property
     def pending(self) -> bool:
-        """Whether results wait for the PLC."""
+        """Whether the PLC is to be asked again at once: results wait for it, or it triggers."""
+        if self.eager:
+            return True
         with self._lock:
             return self._handshake.pending
 

@@ -15,6 +15,9 @@ time is over before it was acknowledged is dropped and never shown again; a reje
 NO_DECISION(DEADLINE) is only decided when the time is over, and a late reject can do no harm.
 
 The heartbeat counts calls of `beat`, which the hub's main loop drives, and nothing else.
+
+What the PLC asks of the line goes to the hub: each count of `triggers` is a part, and `recipe_wanted` a recipe. Counts
+that went by between two looks were parts, too: they are told as missed. A count that jumps otherwise begins anew.
 """
 
 from __future__ import annotations
@@ -23,7 +26,19 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from line_worker.sink.plc.registers import Code, Fault, Plc, Result, Station, Stop, encode, result_of, withdrawn
+from line_worker.sink import Ask, PartHere, RecipeWanted
+from line_worker.sink.plc.registers import (
+    Active,
+    Code,
+    Fault,
+    Plc,
+    Result,
+    Station,
+    Stop,
+    encode,
+    result_of,
+    withdrawn,
+)
 from line_worker.sink.recent import RecentKeys
 from line_worker.verdicts import Reason, StationState
 from line_worker.wire.messages import FrameKey, HubState, Outcome
@@ -31,6 +46,7 @@ from line_worker.wire.messages import FrameKey, HubState, Outcome
 DEPTH = 8
 REJECT_GRACE_S = 0.1
 HUB_SILENT_S = 1.0
+MOST_MISSED = 16  # triggers between two looks; a larger step is another counting
 REMEMBERED = 32  # results whose acknowledgement may still come after they were dropped
 
 
@@ -63,7 +79,8 @@ class Handshake:
         self._heard = False
         self._heartbeat, self._hub_at = 0, float("-inf")
         self._hub: tuple[int, int] | None = None  # the instance and its last beat
-        self._station, self._stop = Station(), Stop()
+        self._station, self._stop, self._active = Station(), Stop(), Active()
+        self._asks: deque[Ask] = deque(maxlen=1000)
         self._queue: deque[_Waiting] = deque()
         self._dropped: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)  # (toggle, seq) of results shown and expired
         self._toggle = 0
@@ -99,7 +116,7 @@ class Handshake:
         self._station = Station(
             state=state.state, workers=min(state.workers, 0xFFFF), open_parts=min(state.open_parts, 0xFFFF)
         )
-        self._stop = Stop(state.stop_line)
+        self._stop, self._active = Stop(state.stop_line), Active(state.recipe, state.recipe_state)
 
     # ---- from the PLC -------------------------------------------------------------------------------------------
 
@@ -107,6 +124,10 @@ class Handshake:
         """Take what the PLC has written."""
         if self._heard and plc.plc_heartbeat != self._plc.plc_heartbeat:
             self._plc_changed_at = now
+        if self._heard:
+            self._count(plc, now)
+        if plc.recipe_wanted and (plc.recipe_wanted != self._plc.recipe_wanted or not self._heard):
+            self._asks.append(RecipeWanted(plc.recipe_wanted))
         self._heard = True
         before, self._plc = self._plc, plc
         if not self.synced:
@@ -117,6 +138,22 @@ class Handshake:
         elif plc.ack_toggle != before.ack_toggle:
             self._acknowledge(plc.ack_toggle, plc.ack_seq)
         self.tick(now)
+
+    def _count(self, plc: Plc, now: float) -> None:
+        """Parts have come, if the PLC has counted on."""
+        step = (plc.triggers - self._plc.triggers) & 0xFFFFFFFF
+        if 0 < step <= MOST_MISSED:
+            for number in range(plc.triggers - step + 1, plc.triggers):
+                self._asks.append(PartHere(number & 0xFFFFFFFF, "", now, missed=True))
+            self._asks.append(PartHere(plc.triggers, plc.next_part, now))
+        elif step:
+            self._note("PLC counts anew", serious=True, triggers=plc.triggers, before=self._plc.triggers)
+
+    def take_asks(self) -> list[Ask]:
+        """Return what the PLC has asked of the line since the last call."""
+        asks = list(self._asks)
+        self._asks.clear()
+        return asks
 
     def _begin(self, sync_echo: int) -> None:
         if sync_echo == self._sync:
@@ -172,7 +209,7 @@ class Handshake:
     # ---- what the PLC reads -------------------------------------------------------------------------------------
 
     def words(self, now: float) -> list[int]:
-        """Return the registers of `Station`, `Result` and `Stop` as they are now."""
+        """Return the registers of `Station`, `Result`, `Stop` and `Active` as they are now."""
         self.tick(now)
         broken = self.fault or (self._hub is not None and not self._alive)
         station = replace(
@@ -185,7 +222,7 @@ class Handshake:
             queued=len(self._queue),
             expired=self.counts["expired"] & 0xFFFF,
         )
-        return encode(station) + self._shown_words + encode(self._stop)
+        return encode(station) + self._shown_words + encode(self._stop) + encode(self._active)
 
     @property
     def pending(self) -> bool:

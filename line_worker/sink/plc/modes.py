@@ -21,7 +21,7 @@ class Registers(Protocol):
 
     @property
     def pending(self) -> bool:
-        """Whether results wait for the PLC."""
+        """Whether the PLC is to be asked again at once."""
 
     def words(self) -> list[int]:
         """Return the registers to the PLC as they are now."""

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from line_worker.sink.plc.registers import (
+    ACTIVE_AT,
     MAP_VERSION,
     RESULT_AT,
     STOP_AT,
     TO_PLC,
+    Active,
     Code,
     Fault,
     Plc,
@@ -70,23 +72,39 @@ class PlcProgram:
         self._open: dict[int, float] = {}  # trigger -> when it came
         self.booked: deque[Booking] = deque()
         self.received = self.accepted = 0
+        self.active = Active()  # the recipe that inspects
         self.stop_line = self.stops = 0  # why the line stands still, and how often it had to
 
-    def trigger(self, now: float) -> int:
+    def trigger(self, now: float, part_id: str = "") -> int:
         """A part has come: open its window; returns its trigger count, from 1."""
         number = (self._plc.triggers + 1) & 0xFFFFFFFF
-        self._plc = replace(self._plc, triggers=number)
+        self._plc = replace(self._plc, triggers=number, next_part=part_id)
         self._open[number] = now
         return number
 
+    @property
+    def triggers(self) -> int:
+        """How many parts have come."""
+        return self._plc.triggers
+
+    @property
+    def synchronised(self) -> bool:
+        """Whether results may come."""
+        return self._station is not None and self._station.sync != 0 and self._station.sync == self._plc.sync_echo
+
+    def select(self, recipe: int) -> None:
+        """The recipe of this number is to inspect."""
+        self._plc = replace(self._plc, recipe_wanted=recipe)
+
     def scan(self, words: Sequence[int], now: float) -> Plc:
-        """Take the registers `Station`, `Result` and `Stop`, decide, and return what the PLC writes."""
+        """Take the registers `Station`, `Result`, `Stop` and `Active`, decide, and return what the PLC writes."""
         station, result = decode(Station, words[:RESULT_AT]), decode(Result, words[RESULT_AT:STOP_AT])
         if self._station is not None and station.heartbeat != self._station.heartbeat:
             self._station_at = now
         self._station = station
         if station.map_version == MAP_VERSION and station.sync:
-            self._stand_still(decode(Stop, words[STOP_AT : TO_PLC.stop]).stop_line)
+            self.active = decode(Active, words[ACTIVE_AT : TO_PLC.stop])
+            self._stand_still(decode(Stop, words[STOP_AT:ACTIVE_AT]).stop_line)
             if station.sync != self._plc.sync_echo:
                 self._synchronise(station.sync, result.toggle, now)
             elif result.toggle != self._toggle:

@@ -1,14 +1,15 @@
 """The PLC's registers: ONE table, from which encoding, decoding, what is printed (`printed.py`) and the twin derive.
 
-Four blocks of 16-bit Modbus holding registers, each a dataclass whose fields are the table's rows:
+Five blocks of 16-bit Modbus holding registers, each a dataclass whose fields are the table's rows:
 
     Station   offset  0    to the PLC     how the station is
     Result    offset 10    to the PLC     the oldest result that the PLC has not acknowledged
     Stop      offset 48    to the PLC     whether the line should stand still
-    Plc       offset 64    from the PLC   heartbeat, synchronisation, acknowledgement
+    Active    offset 49    to the PLC     the recipe that inspects
+    Plc       offset 64    from the PLC   heartbeat, synchronisation, acknowledgement, triggers, the recipe it wants
 
 Numbers of two registers have the high word first; text has the first character in the high byte and ends in zeros.
-Read all three to the PLC in one request: then a result is never seen half-written.
+Read all four to the PLC in one request: then a result is never seen half-written.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
-from line_worker.verdicts import Reason, StationState, StopCause
+from line_worker.verdicts import Reason, RecipeState, StationState, StopCause
 from line_worker.wire.messages import Outcome
 
-MAP_VERSION = 2
-BLOCK = TypeVar("BLOCK", bound="Station | Result | Stop | Plc")
+MAP_VERSION = 3
+BLOCK = TypeVar("BLOCK", bound="Station | Result | Stop | Active | Plc")
 
 
 class Code(IntEnum):
@@ -65,6 +66,7 @@ CODES: dict[str, type[IntEnum]] = {
     "fault": Fault,
     "reason16": Reason,
     "stop_line": StopCause,
+    "recipe_state": RecipeState,
 }
 _TO, _FROM = "to PLC", "from PLC"
 _FORMATS = {"u16": ("H", 1), "u32": ("I", 2), "f32": ("f", 2), "text16": ("16s", 8), "text32": ("32s", 16)}
@@ -112,18 +114,28 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Active:
+    """The recipe that inspects; changes between two parts."""
+
+    recipe: int = _row(49, "u16", "number of the recipe that inspects, 0 when it has none")
+    recipe_state: int = _row(50, "u16", "what became of `recipe_wanted`, see below")
+
+
+@dataclass(frozen=True, slots=True)
 class Plc:
-    """What the PLC tells; write it in one request, or `ack_toggle` last."""
+    """What the PLC tells; write it in one request, or `next_part` before `triggers` and `ack_toggle` last."""
 
     plc_heartbeat: int = _row(64, "u16", "any change, at least every second; without it nothing passes")
     sync_echo: int = _row(65, "u16", "copy of `sync` once the PLC has dropped all open results; 0 at its start")
-    triggers: int = _row(66, "u32", "how many parts the PLC has triggered (0 if it does not count)")
+    triggers: int = _row(66, "u32", "+1 with every part that comes, from 0: it triggers the cameras that wait for it")
     ack_seq: int = _row(68, "u32", "`seq` of the result that was taken")
     ack_toggle: int = _row(70, "u16", "its `toggle`: this acknowledges")
+    next_part: str = _row(71, "text32", "id of the part that `triggers` counts, empty without one", "")
+    recipe_wanted: int = _row(87, "u16", "number of the recipe that should inspect, 0 to leave it as it is")
 
 
-Block = Station | Result | Stop | Plc
-_DIRECTIONS: dict[type[Block], str] = {Station: _TO, Result: _TO, Stop: _TO, Plc: _FROM}
+Block = Station | Result | Stop | Active | Plc
+_DIRECTIONS: dict[type[Block], str] = {Station: _TO, Result: _TO, Stop: _TO, Active: _TO, Plc: _FROM}
 
 
 def _rows(block: type[Block]) -> list[Row]:
@@ -135,10 +147,10 @@ def _rows(block: type[Block]) -> list[Row]:
 
 
 TABLE: tuple[Row, ...] = tuple(row for block in _DIRECTIONS for row in _rows(block))
-RESULT_AT, STOP_AT = 10, 48
-TO_PLC = range(49)
-FROM_PLC = range(64, 71)
-SIZE = FROM_PLC.stop  # registers 49 to 63 are reserved and read as 0
+RESULT_AT, STOP_AT, ACTIVE_AT = 10, 48, 49
+TO_PLC = range(51)
+FROM_PLC = range(64, 88)
+SIZE = FROM_PLC.stop  # registers 51 to 63 are reserved and read as 0
 
 
 _Layout = tuple[struct.Struct, struct.Struct, tuple[str, ...]]

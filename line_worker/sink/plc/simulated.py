@@ -22,7 +22,7 @@ from line_worker.errors import SinkError
 from line_worker.health import StopFlag, die_with_parent
 from line_worker.sink.plc.client import RegisterClient
 from line_worker.sink.plc.program import Booking, PlcProgram
-from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC, Plc, encode
+from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC, Active, Plc, encode
 from line_worker.sink.plc.server import RegisterServer
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class SimulatedPlc:
         sessions: of S7, at once.
         poll_s: time between two polls, the scan cycle of the PLC.
         window_s: how long a part that `trigger` announced waits for its result.
+        trigger_s: time between two parts that this PLC lets come by itself, once it is synchronised; 0: none.
         log: gets a line of JSON for every booking.
     """
 
@@ -59,11 +60,13 @@ class SimulatedPlc:
         sessions: int = 8,
         poll_s: float = POLL_S,
         window_s: float = 1.0,
+        trigger_s: float = 0.0,
         log: TextIO | None = None,
     ) -> None:
         self._program = PlcProgram(window_s)
         self._lock = threading.Lock()  # the program is used by this PLC's thread, its server's and callers of `trigger`
         self._poll_s, self._log = poll_s, log
+        self._trigger_s, self._trigger_at = trigger_s, 0.0
         self._link: Link | None = None  # where the program finds the station's registers
         self._server: RegisterServer | ServedBlock | None = None
         if s7_db is not None:
@@ -106,10 +109,20 @@ class SimulatedPlc:
         """Why the line stands still, 0 while it runs."""
         return self._program.stop_line
 
-    def trigger(self) -> int:
+    @property
+    def active(self) -> Active:
+        """The recipe that inspects."""
+        return self._program.active
+
+    def trigger(self, part_id: str = "") -> int:
         """A part has come; returns its trigger count."""
         with self._lock:
-            return self._program.trigger(time.monotonic())
+            return self._program.trigger(time.monotonic(), part_id)
+
+    def select(self, recipe: int) -> None:
+        """The recipe of this number is to inspect."""
+        with self._lock:
+            self._program.select(recipe)
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Scan until `stopping`.
@@ -128,6 +141,7 @@ class SimulatedPlc:
     def _cycle(self) -> float:
         """Do one scan; returns how long to wait before the next."""
         wait_s = self._poll_s
+        self._let_come(time.monotonic())
         if self._link is None:
             with self._lock:
                 self._program.idle(time.monotonic())
@@ -135,6 +149,12 @@ class SimulatedPlc:
             wait_s = self._poll(self._link)
         self._keep_books()
         return wait_s
+
+    def _let_come(self, now: float) -> None:
+        """A part comes by itself, when it is time."""
+        if self._trigger_s and self._program.synchronised and now >= self._trigger_at:
+            self.trigger(f"part-{self._program.triggers + 1}")
+            self._trigger_at = max(self._trigger_at + self._trigger_s, now)
 
     def _poll(self, link: Link) -> float:
         before = self._told.ack_toggle
@@ -235,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sessions", type=int, default=8, help="of S7, at once")
     parser.add_argument("--poll-ms", type=float, default=POLL_S * 1000)
     parser.add_argument("--window-ms", type=float, default=1000.0)
+    parser.add_argument("--trigger-ms", type=float, default=0.0, help="let a part come so often by itself")
     parser.add_argument("--parent", type=int, default=0, help="end with this process")
     chosen = parser.parse_args(arguments)
     stop = StopFlag()
@@ -251,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sessions=chosen.sessions,
             poll_s=chosen.poll_ms / 1000,
             window_s=chosen.window_ms / 1000,
+            trigger_s=chosen.trigger_ms / 1000,
             log=log,
         )
         plc.run(lambda: bool(stop))

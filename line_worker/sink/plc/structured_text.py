@@ -18,12 +18,16 @@ _HEAD = """\
    Every cycle: read holding registers {first_to} to {last_to} into FromStation in ONE request, call this block, and
    write ToStation to registers {first_from} to {last_from} in ONE request. Connected: both were answered.
 
-   Part: TRUE while a part is at the camera's trigger. Its verdict is in Accept once Decided is TRUE. Whatever
-   happens, Accept is FALSE until a PASS for this very part has come within Window. Stop the line while StopLine. *)
+   Part: TRUE while a part is at the camera's trigger; PartId: its id, two characters a word, zeros behind it, or all
+   zeros. Recipe: number of the recipe that should inspect, 0 to leave it as it is. A part's verdict is in Accept once
+   Decided is TRUE. Whatever happens, Accept is FALSE until a PASS for this very part has come within Window. Stop the
+   line while StopLine. *)
 FUNCTION_BLOCK FB_LineWorker
 VAR_INPUT
     Connected : BOOL;
     Part : BOOL;
+    PartId : ARRAY [0..15] OF WORD;
+    Recipe : WORD;
     FromStation : ARRAY [0..{to_last}] OF WORD;
     Window : TIME := T#{window_ms}MS;
 END_VAR
@@ -117,6 +121,8 @@ IF Connected AND (FromStation[MAP_VERSION] = {version}) AND (FromStation[SYNC] <
     StopLine := FromStation[STOP_LINE] <> 0;
 END_IF;
 
+{part_id}
+ToStation[RECIPE_WANTED] := Recipe;
 ToStation[PLC_HEARTBEAT] := UINT_TO_WORD(OurHeartbeat);
 ToStation[SYNC_ECHO] := SyncEcho;
 ToStation[TRIGGERS_COUNT] := DWORD_TO_WORD(SHR(UDINT_TO_DWORD(Triggers), 16));
@@ -138,8 +144,14 @@ def as_structured_text(base: int = 0, window_ms: int = 500) -> str:
         "from_last": _LAST_FROM,
     }
     head = _HEAD.format(version=MAP_VERSION, window_ms=window_ms, **places)
-    body = _BODY.format(version=MAP_VERSION, passed=f"16#{Code.PASS:04X}")
+    body = _BODY.format(version=MAP_VERSION, passed=f"16#{Code.PASS:04X}", part_id=_part_id())
     return "\n".join([head.rstrip("\n"), _constants(), body.rstrip("\n")]) + "\n"
+
+
+def _part_id() -> str:
+    """Return the copying of the part's id, register by register: loops differ between vendors."""
+    width = next(row.width for row in TABLE if row.name == "next_part")
+    return "\n".join(f"ToStation[NEXT_PART + {n}] := PartId[{n}];" for n in range(width))
 
 
 def _constants() -> str:

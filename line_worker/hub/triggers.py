@@ -1,0 +1,35 @@
+"""Passes on that a part has come: from the sink whose other side has said so to the cameras that wait for it."""
+
+from __future__ import annotations
+
+import structlog
+
+from line_worker.config import Config, SinkTrigger
+from line_worker.hub.sources import Sources
+from line_worker.hub.views import Views
+from line_worker.wire.messages import Fire, Trigger
+
+log = structlog.get_logger()
+
+
+class Triggers:
+    """Which cameras wait for which sink. `lost` counts triggers whose camera had no source to hear them."""
+
+    def __init__(self, config: Config, sources: Sources, views: Views) -> None:
+        self._sources, self._views = sources, views
+        self._cameras: dict[str, list[str]] = {}
+        for camera in config.cameras:
+            if isinstance(camera.trigger, SinkTrigger):
+                self._cameras.setdefault(camera.trigger.sink, []).append(camera.name)
+        self.lost = 0
+
+    def fire(self, trigger: Trigger, now: float) -> None:
+        """Tell the cameras; the part is owed an answer where several of them give one together."""
+        cameras = self._cameras.get(trigger.sink, [])
+        t0 = now - max(0.0, trigger.age_ms) / 1000
+        self._views.fired(cameras, trigger.part_id, trigger.number, t0, now)
+        fire = Fire(trigger.number, trigger.part_id, trigger.age_ms, trigger.missed)
+        for camera in cameras:
+            if not self._sources.fire(camera, fire):
+                self.lost += 1
+                log.warning("trigger without a camera", camera=camera, trigger=trigger.number, part_id=trigger.part_id)
