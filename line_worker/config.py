@@ -20,6 +20,7 @@ from line_worker.config_rules import Checks, LineRules
 from line_worker.config_section import PORTS as PORTS
 from line_worker.config_section import Loopback, Name, Tcp
 from line_worker.config_section import Section as Section
+from line_worker.config_sinks import HttpSink as HttpSink
 from line_worker.config_sinks import LiveSink as LiveSink
 from line_worker.config_sinks import LogSink as LogSink
 from line_worker.config_sinks import MqttSink as MqttSink
@@ -320,4 +321,5 @@ _SECTIONS: dict[str, type[Section]] = {
     "record": RecordSink,
     "shadow": ShadowSink,
     "live": LiveSink,
+    "http": HttpSink,
 }

@@ -6,7 +6,7 @@ A `durable` sink is owed every outcome until it has acknowledged it; the others 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -182,21 +182,16 @@ class ShadowSink(Section):
     quota_mb: PositiveFloat = 256.0  # pictures of disagreements; the oldest are dropped beyond this
 
 
-class LiveSink(Section):
-    """The page to look at, for this host; off loopback only with a token and TLS. `serve` adds one by itself."""
+class Served(Section):
+    """What we serve over HTTP, for this host; off loopback only with a token and TLS."""
 
-    durable: ClassVar[bool] = False
-    kind: Literal["live"]
-    name: Name = "live"
     host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")
-    port: Port = 8642
-    token_file: Path | None = None  # what whoever looks must know; mode 0400
+    token_file: Path | None = None  # what whoever comes must know; mode 0400
     certificate: Path | None = None  # with its key: TLS
     private_key: Path | None = None
-    quota_mb: PositiveFloat = 256.0  # pictures of rejects; the oldest are dropped beyond this
 
     @model_validator(mode="after")
-    def _private(self) -> LiveSink:
+    def _private(self) -> Self:
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("certificate and private_key go together")
         if not is_loopback(self.host) and (self.token_file is None or self.certificate is None):
@@ -206,7 +201,36 @@ class LiveSink(Section):
         return self
 
 
+class LiveSink(Served):
+    """The page to look at. `serve` adds one by itself."""
+
+    durable: ClassVar[bool] = False
+    kind: Literal["live"]
+    name: Name = "live"
+    port: Port = 8642
+    quota_mb: PositiveFloat = 256.0  # pictures of rejects; the oldest are dropped beyond this
+
+
+class HttpSink(Served):
+    """Clients post that a part has come, and get its verdict in the answer."""
+
+    durable: ClassVar[bool] = False
+    kind: Literal["http"]
+    name: Name = "http"
+    port: Port = 8643
+
+
 Sink = Annotated[
-    PlcSink | S7Sink | OpcUaSink | MqttSink | WebhookSink | StoreSink | LogSink | RecordSink | ShadowSink | LiveSink,
+    PlcSink
+    | S7Sink
+    | OpcUaSink
+    | MqttSink
+    | WebhookSink
+    | StoreSink
+    | LogSink
+    | RecordSink
+    | ShadowSink
+    | LiveSink
+    | HttpSink,
     Field(discriminator="kind"),
 ]

@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from line_worker.config import Config, LiveSink, MqttSink, OpcUaSink, WebhookSink
+from line_worker.config import Config, HttpSink, LiveSink, MqttSink, OpcUaSink, WebhookSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.doctor.ways import Check, free
 from line_worker.errors import SinkError
-from line_worker.live.door import Door, encryption
+from line_worker.live.door import Door
+from line_worker.sink.http import read_token
 from line_worker.sink.secret import read_secret
+from line_worker.sink.served import encryption
 from line_worker.wire.hosts import is_loopback
 
 REACH_S = 3.0
@@ -29,6 +31,8 @@ def plant_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]
             yield what, partial(check_opcua, what, sink, running=running)
         if isinstance(sink, LiveSink):
             yield what, partial(check_live, what, sink, running=running)
+        if isinstance(sink, HttpSink):
+            yield what, partial(check_http, what, sink, running=running)
         if isinstance(sink, MqttSink):
             yield what, partial(check_mqtt, what, sink)
         if isinstance(sink, WebhookSink):
@@ -55,9 +59,23 @@ def check_live(what: str, sink: LiveSink, *, running: bool) -> Iterator[Finding]
         yield free(what, sink.host, sink.port, "browsers need it")
     try:
         Door(sink)
-        encryption(sink)
+        encryption(sink, "the page")
     except SinkError as failure:
         yield error(what, str(failure), "the line runs without the page until it is put right")
+
+
+def check_http(what: str, sink: HttpSink, *, running: bool) -> Iterator[Finding]:
+    """Its port is free, its token and certificate can be used."""
+    if running:
+        yield ok(what, f"not tried: the running line has {sink.host}:{sink.port}")
+    else:
+        yield free(what, sink.host, sink.port, "those who announce parts need it")
+    try:
+        if sink.token_file is not None:
+            read_token(sink)
+        encryption(sink, what)
+    except SinkError as failure:
+        yield error(what, str(failure), "no part can be announced until it is put right")
 
 
 def check_mqtt(what: str, sink: MqttSink) -> Iterator[Finding]:

@@ -18,13 +18,14 @@ import structlog
 from line_worker.errors import SinkError, WireError
 from line_worker.joining import is_away
 from line_worker.live.board import Board, part_of
-from line_worker.live.door import Door, encryption
+from line_worker.live.door import Door
 from line_worker.live.pages import Site
 from line_worker.live.painter import Job, Painter
 from line_worker.live.records import Records
 from line_worker.sink import QuietSink
 from line_worker.sink.crops import CropFolder
 from line_worker.sink.recent import RecentKeys
+from line_worker.sink.served import encryption
 from line_worker.wire.control import ask
 from line_worker.wire.http import HttpServer
 
@@ -79,7 +80,9 @@ class Live(QuietSink):
             self._painter = Painter(self._pictures)
             records = Records(self._painter, self._config, self._sink)
             self._site = Site(self._painter, records, Door(self._sink))
-            self._server = HttpServer(self.address, self._site.pages, self._site.posts, encryption(self._sink))
+            self._server = HttpServer(
+                self.address, self._site.pages, self._site.posts, encryption(self._sink, "the page")
+            )
         except SinkError:
             self.close()
             raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ssl
 import time
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
@@ -80,26 +79,6 @@ class Door:
         except CookieError:
             return False
         return found is not None and hmac.compare_digest(found.value.encode(), self._cookie.encode())
-
-
-def encryption(sink: LiveSink) -> ssl.SSLContext | None:
-    """Return what connections are encrypted with, None without a certificate.
-
-    Raises:
-        SinkError: certificate or key cannot be used.
-    """
-    if sink.certificate is None or sink.private_key is None:
-        return None
-    read_secret(sink.private_key, "the page", "private key")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(sink.certificate, sink.private_key)
-    except (OSError, ssl.SSLError) as error:
-        raise SinkError(
-            f"the page: {sink.certificate} and {sink.private_key} cannot be used for TLS ({error}), so nothing is "
-            "served; give a certificate and its key, both PEM"
-        ) from error
-    return context
 
 
 def _token(path: Path) -> bytes:

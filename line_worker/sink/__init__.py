@@ -149,6 +149,10 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
         from line_worker.sink.shadow import Shadow
 
         return Shadow(sink, config)
+    if sink.kind == "http":
+        from line_worker.sink.http import Http
+
+        return Http(sink, config)
     if sink.kind == "live":
         from line_worker.live import Live
 

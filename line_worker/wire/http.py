@@ -121,7 +121,7 @@ class Peer:
 class HttpServer(threading.Thread):
     """Serves `pages` (path -> page) at `address` from `start` until `close`; `posts` are the paths that take POST.
 
-    tls: encrypts every connection.
+    tls: encrypts every connection. pause_s, held_s: see the constants; a machine that waits wants them short.
 
     Raises:
         WireError: the address cannot be bound.
@@ -133,9 +133,13 @@ class HttpServer(threading.Thread):
         pages: Pages,
         posts: Container[str] = (),
         tls: ssl.SSLContext | None = None,
+        *,
+        pause_s: float = PAUSE_S,
+        held_s: float = HELD_S,
     ) -> None:
         super().__init__(name="http", daemon=True)
         self._pages, self._posts, self._tls = pages, posts, tls
+        self._pause_s, self._held_s = pause_s, held_s
         self._peers: dict[int, Peer] = {}  # by file descriptor, the oldest first
         self._selector = selectors.DefaultSelector()
         self._stopping = False
@@ -164,7 +168,7 @@ class HttpServer(threading.Thread):
         """Serve until `close`."""
         while not self._stopping:
             held = [peer for peer in self._peers.values() if peer.held is not None]
-            for key, events in self._selector.select(HELD_S if held else TURN_S):
+            for key, events in self._selector.select(self._held_s if held else TURN_S):
                 if key.fileobj is self._listener:
                     self._accept()
                 elif (peer := self._peers.get(key.fd)) is not None:
@@ -174,7 +178,7 @@ class HttpServer(threading.Thread):
             now = time.monotonic()
             for peer in [peer for peer in self._peers.values() if peer.held is None and peer.until <= now]:
                 self._drop(peer)
-            time.sleep(PAUSE_S)
+            time.sleep(self._pause_s)
 
     def _accept(self) -> None:
         with suppress(OSError):  # it has gone already, or no descriptor is left: the next turn tries again
