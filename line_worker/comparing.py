@@ -7,6 +7,7 @@ matter of time or of the station then (DEADLINE, OVERLOAD, ...), which say nothi
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -78,9 +79,11 @@ def survey(recording: Recording) -> Recorded:
     announced: set[FrameKey] = set()
     given: set[FrameKey] = set()
     missing: dict[FrameKey, str] = {}
+    gathered = _gathered(recording)
     for item in recording:
         if isinstance(item, Outcome):
-            found.outcomes.setdefault(item.key, item)
+            if item.key.camera not in gathered:
+                found.outcomes.setdefault(item.key, item)
             continue
         key = item.frame.key
         announced.add(key)
@@ -97,6 +100,12 @@ def survey(recording: Recording) -> Recorded:
         problems = "; ".join(recording.problems) or "it is empty"
         raise RecordingError(f"{recording.path}: holds no frame that could be replayed ({problems})")
     return found
+
+
+def _gathered(recording: Recording) -> set[str]:
+    """Name the parts of several cameras: their outcomes follow from those of the pictures, which are compared."""
+    config = json.loads(recording.meta.config or "{}")
+    return {parts["name"] for parts in config.get("parts", ())}
 
 
 def _count_holes(missing: Counter[str], known: set[FrameKey]) -> None:

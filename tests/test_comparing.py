@@ -50,8 +50,8 @@ def outcome(seq: int, reason: Reason = Reason.NONE, score: float | None = 5.0, t
     )
 
 
-def recorded(path: Path, *items: Frame | Trigger | Outcome) -> Recorded:
-    writer = RecordingWriter(path / "r.mcap", RecordingMeta("l", 0.0, TOLERANCE))
+def recorded(path: Path, *items: Frame | Trigger | Outcome, config: str = "") -> Recorded:
+    writer = RecordingWriter(path / "r.mcap", RecordingMeta("l", 0.0, TOLERANCE, config=config))
     for item in items:
         if isinstance(item, Outcome):
             writer.outcome(item, 0)
@@ -150,6 +150,12 @@ def test_everything_that_cannot_be_replayed_is_counted_by_why(tmp_path: Path) ->
 def test_an_undecodable_image_is_replayed_and_compared(tmp_path: Path) -> None:
     found = recorded(tmp_path, header(0, Reason.DECODE), outcome(0, Reason.DECODE))
     assert compare(found, {("cam", 0): outcome(0, Reason.DECODE)}).same == 1
+
+
+def test_outcomes_of_parts_that_several_cameras_see_are_not_compared(tmp_path: Path) -> None:
+    whole = dataclasses.replace(outcome(0), key=FrameKey("l", "pairs", 3, 0))
+    found = compare(recorded(tmp_path, header(0), outcome(0), whole, config='{"parts": [{"name": "pairs"}]}'), {})
+    assert (found.frames, found.missing) == (1, {})
 
 
 def test_a_frame_recorded_twice_counts_once(tmp_path: Path) -> None:
