@@ -73,7 +73,7 @@ class Hub:
         self.outbox = Outbox(outcomes, self.journal, expected, shadows)
         self.views = Views(config, self.ledger)
         self.sources = Sources(frames, self.ledger, self.views, self.outbox, begun_anew=begun_anew)
-        self.triggers = Triggers(config, self.sources, self.views)
+        self.triggers = Triggers(config, self.sources, self.views, self.ledger.counts)
         self.guard = Guard(config, self.journal, now)
         quarantine, canaries = Quarantine(config.line.data / "quarantine"), self.guard.canaries
         changeover = Changeover(config, work)

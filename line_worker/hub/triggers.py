@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import structlog
 
 from line_worker.config import Config, SinkTrigger
@@ -13,15 +15,14 @@ log = structlog.get_logger()
 
 
 class Triggers:
-    """Which cameras wait for which sink. `lost` counts triggers whose camera had no source to hear them."""
+    """Which cameras wait for which sink. `counts` counts as "lost_trigger" what no source was there to hear."""
 
-    def __init__(self, config: Config, sources: Sources, views: Views) -> None:
-        self._sources, self._views = sources, views
+    def __init__(self, config: Config, sources: Sources, views: Views, counts: Counter[str]) -> None:
+        self._sources, self._views, self._counts = sources, views, counts
         self._cameras: dict[str, list[str]] = {}
         for camera in config.cameras:
             if isinstance(camera.trigger, SinkTrigger):
                 self._cameras.setdefault(camera.trigger.sink, []).append(camera.name)
-        self.lost = 0
 
     def fire(self, trigger: Trigger, now: float) -> None:
         """Tell the cameras; the part is owed an answer where several of them give one together."""
@@ -31,5 +32,5 @@ class Triggers:
         fire = Fire(trigger.number, trigger.part_id, trigger.age_ms, trigger.missed)
         for camera in cameras:
             if not self._sources.fire(camera, fire):
-                self.lost += 1
+                self._counts["lost_trigger"] += 1
                 log.warning("trigger without a camera", camera=camera, trigger=trigger.number, part_id=trigger.part_id)
