@@ -56,6 +56,32 @@ def challenge(
     return 0
 
 
+def threshold(
+    config: ConfigPath,
+    camera: Annotated[str, typer.Option(help="Which camera; may be left out where there is one.")] = "",
+    at: Annotated[float | None, typer.Option(help="The score above which its parts fail from now on.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Back to the bundle's own limit.")] = False,
+    less_sensitive: Annotated[
+        bool, typer.Option("--less-sensitive", help="Needed above the bundle's own limit: more defects may pass.")
+    ] = False,
+    who: Annotated[str, typer.Option(help="Who wants it; left out: the user of this command.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Show what parts are held against, or change it on the running line; each change is logged and kept."""
+    import getpass
+    import json
+
+    if reset and at is not None:
+        raise typer.BadParameter("--at sets a limit, --reset takes it back: give one of them")
+    if reset or at is not None:
+        who = who or getpass.getuser()
+        _ask(config, "threshold", camera=camera, at=at, who=who, less_sensitive=less_sensitive)
+    status = _ask(config, "status")
+    found = {name: status[name] for name in ("thresholds", "threshold_changes")}
+    typer.echo(json.dumps(found) if as_json else "\n".join(_limits(found)))
+    return 0
+
+
 def judgements(
     config: ConfigPath,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write the judged pictures here.")] = None,
@@ -111,6 +137,20 @@ def _in_words(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _limits(found: dict[str, Any]) -> list[str]:
+    from datetime import UTC, datetime
+
+    lines = []
+    for camera, limit in found["thresholds"].items():
+        own = "the bundle's own" if limit["at"] == limit["own"] else f"the bundle's own is {limit['own']:.4g}"
+        marked = ", LESS SENSITIVE" if limit["less_sensitive"] else ""
+        lines.append(f"camera {camera}: parts fail above {limit['at']:.4g} ({own}{marked})")
+    for one in found["threshold_changes"]:
+        at = datetime.fromtimestamp(one["wall"], UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        lines.append(f"   {at} {one['who']} changed {one['camera']} from {one['from']:.4g} to {one['to']:.4g}")
+    return lines
+
+
 def _alarm(alarm: dict[str, Any]) -> str:
     where = f"camera {alarm['camera']}: " if alarm["camera"] else ""
     return f"{alarm['cause']}: {where}{alarm['text']} (line-worker acknowledge)"
@@ -121,4 +161,5 @@ def register(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(acknowledge)
     app.command()(challenge)
+    app.command()(threshold)
     app.command()(judgements)

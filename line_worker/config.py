@@ -42,6 +42,7 @@ from line_worker.config_triggers import Trigger
 from line_worker.errors import ConfigError
 
 STUB = Path("stub")
+STUB_LIMIT = 1.0  # what a stub would fail parts above, if it scored any
 
 
 # ---- sources ---------------------------------------------------------------------------------------------------------

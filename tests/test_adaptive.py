@@ -209,6 +209,6 @@ def test_the_limit_that_is_shown_grows_with_the_texture(standards):
     for picture in pictures(np.random.default_rng(12), np.array([0.03, 0.1])):
         expected = standard.expected(batch([picture]))
         errors = standard.zones.mu[None].clone()
-        explain = Deciding(standard).explained(errors, expected)
+        explain = Deciding(standard).explained(errors, expected, standard.threshold)
         shown.append(np.mean([explain(row, col).limit for row, col in MASK.nonzero()[::7].tolist()]))
     assert shown[1] > shown[0]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from line_worker.cli import main
+from line_worker.errors import ConfigError
 from line_worker.hub.control import ControlSocket
 
 WELL: dict[str, Any] = {"line": "t", "state": "RUNNING", "cause": "", "stop_line": "NONE", "alarms": [], "warnings": []}
@@ -21,6 +22,7 @@ WELL |= {
     "canaries": {"top": {"failed": 3, "missed": 1, "score": 2.0, "threshold": 1.0}},
 }
 WELL |= {"challenges": {"top": {"parts": 3, "left": 1, "failed": 2, "result": "under way"}}}
+WELL |= {"thresholds": {"top": {"at": 1.0, "own": 1.0, "less_sensitive": False}}, "threshold_changes": []}
 WELL["challenges"] |= {"side": {"parts": 0, "left": 0, "failed": 0, "result": "none"}}
 ALARM = {"cause": "SILENT", "camera": "top", "text": "9 parts passed", "wall": 0.0}
 Run = Callable[..., tuple[int, str]]
@@ -38,6 +40,14 @@ class Answers:
         self.asked.append(cause)
         return {"cleared": self.cleared}
 
+    def threshold(self, camera: str, at: float | None, who: str, less_sensitive: bool) -> dict[str, Any]:
+        if at is not None and at > 1 and not less_sensitive:
+            raise ConfigError("threshold", ["more defects may pass"])
+        told = {"at": at or 1.0, "own": 1.0, "less_sensitive": (at or 1.0) > 1.0}
+        change = {"camera": "top", "from": 1.0, "to": at or 1.0, "who": who, "wall": 0.0}
+        self.status |= {"thresholds": {"top": told}, "threshold_changes": [change]}
+        return {}
+
     def challenge(self, camera: str, parts: int) -> dict[str, Any]:
         return {"camera": camera or "top", "parts": parts or 3}
 
@@ -46,6 +56,7 @@ class Answers:
 def answers(short_path: Path) -> Iterator[Answers]:
     said, stop = Answers(), threading.Event()
     commands = {"status": lambda: said.status, "acknowledge": said.acknowledge, "challenge": said.challenge}
+    commands |= {"threshold": said.threshold}
     control = ControlSocket(short_path, commands)
 
     def serve() -> None:
@@ -135,3 +146,20 @@ def test_without_a_running_line_the_command_says_so(run: Run) -> None:
     code, text = run("status")
     assert code == 3
     assert "no hub answers there" in text
+
+
+def test_a_limit_is_shown_set_and_taken_back(answers: Answers, run: Run) -> None:
+    assert run("threshold") == (0, "camera top: parts fail above 1 (the bundle's own)\n")
+    code, said = run("threshold", "--at", "0.8", "--who", "Ada")
+    assert code == 0
+    *_, limit, change = said.splitlines()  # after what the hub logs
+    assert limit == "camera top: parts fail above 0.8 (the bundle's own is 1)"
+    assert change.endswith("Ada changed top from 1 to 0.8")
+    code, said = run("threshold", "--at", "1.2")
+    assert (code, "more defects may pass" in said) == (3, True)
+    assert "LESS SENSITIVE" in run("threshold", "--at", "1.2", "--less-sensitive")[1]
+    code, said = run("threshold", "--reset", "--json")
+    told = json.loads(said.splitlines()[-1])
+    assert told["thresholds"]["top"]["at"] == 1.0
+    assert told["threshold_changes"][0]["who"], "the user of this command"
+    assert run("threshold", "--reset", "--at", "1")[0] == 3

@@ -216,7 +216,7 @@ def test_evidence_is_of_the_map_that_decides_each_cell(two_maps, mask):
     flawed[0, 0, 13, 10] += 6.0
     flawed[0, 1, 6, 30] += 0.2
     decision = standard.decisions(flawed)
-    explain = Deciding(standard).explained(flawed, None)
+    explain = Deciding(standard).explained(flawed, None, standard.threshold)
     around, sigma, limits = (
         score.neighbours(flawed, mask, rule.radius)[0],
         score.standardise(flawed, zones)[0],
@@ -233,7 +233,7 @@ def test_evidence_is_of_the_map_that_decides_each_cell(two_maps, mask):
 @pytest.mark.parametrize("place", [(13, 10), (0, 0), (6, 39), (19, 3)])
 def test_the_neighbours_of_a_cell_are_those_of_the_whole_map(place, two_maps, mask):
     rule, zones = fitted("zone", two_maps, mask, (False, True))
-    explain = Deciding(Standard(zones, rule, threshold=4.0)).explained(two_maps[:1], None)
+    explain = Deciding(Standard(zones, rule, threshold=4.0)).explained(two_maps[:1], None, 4.0)
     around = score.neighbours(two_maps[:1], mask, rule.radius)[0, :, place[0], place[1]]
     assert min(abs(around - explain(*place).neighbours)) < 1e-5
 

@@ -7,6 +7,7 @@ in the hub's loop, so whatever takes time is begun here and reported by `status`
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class Commands:
             "acknowledge": self.acknowledge,
             "activate": self.activate,
             "challenge": self.challenge,
+            "threshold": self.threshold,
         }
 
     def status(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Commands:
                 name: {"parts": one.parts, "left": one.left, "failed": one.failed, "result": one.result}
                 for name, one in hub.guard.challenges.cameras.items()
             },
+            **hub.limits.status(),
             "bundle": hub.workers.bundle,
             "bundle_change": hub.workers.changeover.status(),
             "workers": len(hub.workers),
@@ -81,15 +84,31 @@ class Commands:
     def challenge(self, camera: str = "", parts: int = 0) -> dict[str, Any]:
         """Expect known-bad parts: the next `parts` of `camera` must FAIL (left out: the only one, its usual number)."""
         cameras = self._hub.challenge_parts
-        camera = camera or (next(iter(cameras)) if len(cameras) == 1 else "")
-        if not isinstance(camera, str) or camera not in cameras:
-            raise ConfigError("camera", [f"{camera!r} is not one of this line's: {', '.join(cameras)}"])
+        camera = self._camera(camera)
         if not isinstance(parts, int) or not 0 <= parts <= MAX_PARTS:
             raise ConfigError("parts", [f"should be a number up to {MAX_PARTS}"])
         parts = parts or cameras[camera]
         self._hub.guard.challenge(camera, parts)
         self._hub.ledger.challenge(camera, parts)
         return {"camera": camera, "parts": parts}
+
+    def threshold(
+        self, camera: str = "", at: float | None = None, who: str = "", less_sensitive: bool = False
+    ) -> dict[str, Any]:
+        """Hold the camera's scores against `at` from now on, left out: the bundle's own limit; `who` wants it so.
+
+        A limit above the bundle's own is refused unless `less_sensitive` says that this is what is wanted.
+        """
+        change = self._hub.limits.change(self._camera(camera), at, who, less_sensitive=less_sensitive)
+        return asdict(change)
+
+    def _camera(self, camera: str) -> str:
+        """Return the camera's name; it may be left out where there is one only."""
+        cameras = self._hub.challenge_parts
+        camera = camera or (next(iter(cameras)) if len(cameras) == 1 else "")
+        if not isinstance(camera, str) or camera not in cameras:
+            raise ConfigError("camera", [f"{camera!r} is not one of this line's: {', '.join(cameras)}"])
+        return camera
 
 
 def _canaries(one: Aviary) -> dict[str, Any]:

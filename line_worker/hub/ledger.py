@@ -209,7 +209,8 @@ class Ledger:
             self.counts["mismatch" if self._leases.mistaken(result) else "late_result"] += 1
             return False
         assert part.frame is not None
-        if result.checksum != part.frame.checksum or result.bundle != active_bundle:
+        other_limit = part.limit is not None and result.threshold not in (part.limit, None)
+        if result.checksum != part.frame.checksum or result.bundle != active_bundle or other_limit:
             self.counts["mismatch"] += 1
             self.give_back(part, now, blame=False)
             return False

@@ -80,6 +80,7 @@ class Part:
     `challenge` are known to be bad. One that is `gathered` from several views is nobody's to lease; `missing` is what
     its deadline makes of it while one of them has not come.
 
+    `limit` is what its score is held against by the worker that has it, None: the bundle's own.
     `row` numbers its row in the journal: 0 when another one stands there already, -1 when it could not be written.
     """
 
@@ -97,6 +98,7 @@ class Part:
     challenge: bool = False
     gathered: bool = False
     missing: Reason = Reason.NONE
+    limit: float | None = None
     row: int = 0
     decision: Decision | None = None
 

@@ -17,7 +17,7 @@ from collections import Counter
 
 import structlog
 
-from line_worker.config import Config
+from line_worker.config import STUB_LIMIT, Config
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.hub.ballast import Ballast
 from line_worker.hub.books import Books
@@ -28,6 +28,7 @@ from line_worker.hub.control import ControlSocket
 from line_worker.hub.drift import WINDOW, DriftWatch
 from line_worker.hub.guard import Guard
 from line_worker.hub.ledger import Ledger
+from line_worker.hub.limit_book import LimitBook
 from line_worker.hub.monitor import Monitor
 from line_worker.hub.outbox import Outbox
 from line_worker.hub.part import CameraRules
@@ -77,9 +78,11 @@ class Hub:
         self.guard = Guard(config, self.journal, now)
         quarantine, canaries = Quarantine(config.line.data / "quarantine"), self.guard.canaries
         changeover = Changeover(config, work)
-        self.workers = Workers(work, self.ledger, self.station, changeover, quarantine, canaries)
+        calibrated, own = calibration(config)
+        self.limits = LimitBook(self.journal, tuple(c.name for c in config.cameras), changeover.sha, own)
+        self.workers = Workers(work, self.ledger, self.station, changeover, quarantine, canaries, self.limits)
         self.recipes = Recipes(config, changeover)
-        self.drift = DriftWatch(self.workers.bundle, calibration_size(config))
+        self.drift = DriftWatch(self.workers.bundle, calibrated)
         self.challenge_parts = {c.name: c.challenge_parts for c in config.cameras}
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0
@@ -187,7 +190,9 @@ class Hub:
         """Scores of another bundle have another calibration."""
         if self.drift.bundle != self.workers.bundle:
             self.ledger.without_workers = Reason.NO_WORKER
-            self.drift = DriftWatch(self.workers.bundle, calibration_size(self.workers.changeover.config))
+            calibrated, own = calibration(self.workers.changeover.config)
+            self.drift = DriftWatch(self.workers.bundle, calibrated)
+            self.limits.follow(self.workers.bundle, own)
 
     def _show_state(self) -> None:
         self._beat += 1
@@ -218,6 +223,7 @@ class Hub:
         return (
             *alarms,
             *self.guard.warnings(time.monotonic()),
+            *self.limits.warnings,
             *self.drift.warnings,
             *self.outbox.warnings,
             *self.workers.warnings,
@@ -275,13 +281,15 @@ def camera_rules(config: Config) -> dict[str, CameraRules]:
     return cameras | parts
 
 
-def calibration_size(config: Config) -> int:
-    """Return how many scores the configured bundle's limit was made from, 0 where nothing says so."""
+def calibration(config: Config) -> tuple[int, float]:
+    """Return how many scores the configured bundle's limit was made from, and that limit; 0 where nothing says so."""
+    if config.workers.stub:
+        return 0, STUB_LIMIT
     try:
         manifest = json.loads((config.workers.bundle / "manifest.json").read_bytes())
-        return len(manifest["calibration"]["scores"])
+        return len(manifest["calibration"]["scores"]), float(manifest["threshold"])
     except (OSError, ValueError, KeyError, TypeError):  # what is wrong with a bundle is said where it is loaded
-        return 0
+        return 0, 0.0
 
 
 def run(config: Config) -> int:

@@ -8,6 +8,7 @@ from line_worker.hub.canary import PATIENCE_S, Canaries
 from line_worker.hub.changeover import Changeover
 from line_worker.hub.dispatch import Dispatcher, Seat
 from line_worker.hub.ledger import Ledger
+from line_worker.hub.limit_book import LimitBook
 from line_worker.hub.part import Part
 from line_worker.hub.peers import Peers
 from line_worker.hub.quarantine import Quarantine
@@ -22,7 +23,7 @@ PROBE_S = 0.02  # how often a worker that holds parts is probed: a killed one is
 
 
 class Workers:
-    """The workers of one line; `changeover` says with which bundles they may judge."""
+    """The workers of one line; `changeover` says with which bundles they may judge, `limits` against which limits."""
 
     def __init__(
         self,
@@ -32,9 +33,10 @@ class Workers:
         changeover: Changeover,
         quarantine: Quarantine,
         canaries: Canaries,
+        limits: LimitBook,
     ) -> None:
         self._peers, self._ledger, self._station, self.changeover = peers, ledger, station, changeover
-        self._quarantine, self._canaries = quarantine, canaries
+        self._quarantine, self._canaries, self.limits = quarantine, canaries, limits
         self._dispatcher = Dispatcher()
         self._recycling = Recycling(changeover.config.workers.count)
         self._probe_at = 0.0
@@ -97,8 +99,9 @@ class Workers:
         """Give waiting parts to workers with credits."""
         for seat, part, lease in self._dispatcher.assign(self._ledger):
             assert part.frame is not None
-            slack_ms = (part.due - now) * 1000
-            if not self._peers.channel.send(m.Lease(lease, part.attempt, slack_ms, part.frame, part.pixels), seat.peer):
+            slack_ms, part.limit = (part.due - now) * 1000, self.limits.of(part.key.camera, seat.bundle)
+            told = m.Lease(lease, part.attempt, slack_ms, part.frame, part.pixels, limit=part.limit)
+            if not self._peers.channel.send(told, seat.peer):
                 self._ledger.give_back(part, now, blame=False)  # it has never been there
                 self._lose(seat.session, "its process is gone", now)
         if self._canaries.cameras and self._ledger.waiting() is None:
@@ -111,7 +114,8 @@ class Workers:
         )
         if found is not None:
             lease, session, bait = found
-            canary = m.Lease(lease, 1, PATIENCE_S * 1000, bait.frame, bait.pixels, canary=True)
+            limit = self.limits.of(bait.frame.key.camera, seats[session].bundle)
+            canary = m.Lease(lease, 1, PATIENCE_S * 1000, bait.frame, bait.pixels, canary=True, limit=limit)
             if not self._peers.channel.send(canary, seats[session].peer):
                 self._lose(session, "its process is gone", now)
 
@@ -167,7 +171,9 @@ class Workers:
             return
         named = {"key": str(result.key), "worker": worker, "lease": result.lease}
         if self._ledger.counts["mismatch"] > mismatches:
-            log.error("a result that was not asked for, or about other pixels or another bundle: refused", **named)
+            log.error(
+                "a result that was not asked for, or about other pixels, another bundle or limit: refused", **named
+            )
         else:
             log.info("late result refused", **named)
 

@@ -101,9 +101,10 @@ def _frame(
     return x, y, w, h
 
 
-def to_original(canonical: Map, matrix: NDArray[np.float64], image: tuple[int, int], outside: float) -> Map:
+def to_original(
+    canonical: Map, matrix: NDArray[np.float64], image: tuple[int, int], outside: float, flags: int = cv2.INTER_LINEAR
+) -> Map:
     """Return a canonical map (H, W) in the frame of the original image (H, W), `outside` where it has no value."""
-    flags = cv2.INTER_LINEAR
     warped: Map = cv2.warpAffine(
         canonical, matrix, image[::-1], flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=outside
     )
@@ -121,7 +122,7 @@ def overlay(image: NDArray[Any], inspected: Inspected) -> Picture:
         margin = 2 * thick
         corners = (box.x - margin, box.y - margin), (box.x + box.w + margin, box.y + box.h + margin)
         cv2.rectangle(picture, *corners, COLOURS[verdict], thick)
-    return _captioned(picture, _caption(inspected), COLOURS[verdict])
+    return captioned(picture, _caption(inspected), COLOURS[verdict])
 
 
 def crops(image: NDArray[Any], inspected: Inspected) -> list[Picture]:
@@ -140,6 +141,13 @@ def to_bgr(image: NDArray[Any]) -> Picture:
     if image.dtype != np.uint8:
         image = (image * (255 / max(1, int(image.max())))).astype(np.uint8)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy())
+
+
+def smaller_bgr(image: NDArray[Any], longest: int) -> Picture:
+    """Return `to_bgr` of an image scaled down until its longer side is at most `longest`."""
+    scale = min(1.0, longest / max(image.shape[:2]))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return to_bgr(cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image)
 
 
 def _heated(picture: Picture, inspected: Inspected) -> Picture:
@@ -162,7 +170,7 @@ def _caption(inspected: Inspected) -> str:
     return f"{verdict.value}  score {inspected.score:.2f} {relation} limit {inspected.threshold:.2f}"
 
 
-def _captioned(picture: Picture, text: str, colour: tuple[int, int, int]) -> Picture:
+def captioned(picture: Picture, text: str, colour: tuple[int, int, int]) -> Picture:
     """Return the picture under a banner with `text`, as large as the width allows."""
     width = picture.shape[1]
     (base, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 2)

@@ -32,7 +32,7 @@ class Deciding(nn.Module):
 
     def __init__(self, standard: Standard) -> None:
         super().__init__()
-        zones, self.rule, self.threshold = standard.zones, standard.rule, standard.threshold
+        zones, self.rule = standard.zones, standard.rule
         spread = zones.spread
         centre, scale = self.rule.unit(zones.mu)
         self.register_buffer("mu", zones.mu)
@@ -59,8 +59,11 @@ class Deciding(nn.Module):
             value = self._on_top(value, value - neighbours(value, self.mask, self.rule.radius))
         return (value - self.centre) / self.scale * self.weight
 
-    def explained(self, errors: Tensor, expected: Tensor | None) -> Explain:
-        """Return what says why a cell of one part (1, M, rows, cols) is unusual, by the map that decides there."""
+    def explained(self, errors: Tensor, expected: Tensor | None, threshold: float) -> Explain:
+        """Return what says why a cell of one part (1, M, rows, cols) is unusual, by the map that decides there.
+
+        threshold: the limit of the part's score, from which those of its cells follow.
+        """
         planes = errors[0].cpu().numpy()
         deciding = self.maps(errors, expected)[0].cpu().numpy() if len(planes) > 1 else planes
         texture = np.zeros_like(planes) if expected is None else expected[0].cpu().numpy()
@@ -70,11 +73,24 @@ class Deciding(nn.Module):
             at = int(deciding[:, row, col].argmax()), row, col
             error, usual, spread = float(planes[at]), float(self.mu[at]), float(self.spread[at])
             centre, scale, weight = float(self.centre[at[0]]), float(self.scale[at[0]]), float(self.weight[row, col])
-            limit = usual + (centre + self.threshold / weight * scale + float(texture[at])) * spread
+            limit = usual + (centre + threshold / weight * scale + float(texture[at])) * spread
             around = _mean_around(planes[at[0]], mask, row, col, self.rule.radius)
             return Figures(error, around, limit, (error - usual) / spread)
 
         return explain
+
+    @torch.inference_mode()
+    def allowed(self, errors: Tensor, expected: Tensor | None, threshold: float) -> Plane:
+        """Return the error at which each cell of one part alone would fail it, (rows, cols), by the map that decides.
+
+        Infinite where nothing is judged.
+        """
+        texture = torch.zeros_like(errors) if expected is None else expected
+        limits = self.mu + (self.centre + threshold / self.weight * self.scale + texture[0]) * self.spread
+        decides = self.maps(errors, expected)[0].argmax(0, keepdim=True)
+        found = limits.expand_as(errors[0]).gather(0, decides)[0]
+        judged = self.mask & (self.weight > 0)
+        return np.asarray(torch.where(judged, found, torch.inf).cpu().numpy(), np.float32)
 
     def _on_top(self, value: Tensor, deviation: Tensor) -> Tensor:
         """Return the deviation where `value` is among the object's top 10 %, elsewhere its smallest."""

@@ -68,7 +68,8 @@ class Inspected(NamedTuple):
     reason: NONE (pass), ANOMALY (fail), or why there is no decision. score, threshold: in the rule's unit; score is
     None when the part was not scored. p_value: the chance that a good part scores this much or more. cells: float32
     (rows, cols), what was compared with the threshold; canonical: (H, W) of the picture that they divide. matrix:
-    float64 (2, 3), canonical pixel -> original pixel.
+    float64 (2, 3), canonical pixel -> original pixel. allowed: of an anomaly, float32 (rows, cols), the error at which
+    each zone alone would fail the part; infinite where nothing is judged.
     """
 
     reason: Reason
@@ -79,6 +80,7 @@ class Inspected(NamedTuple):
     canonical: tuple[int, int] = (0, 0)
     matrix: NDArray[np.float64] | None = None
     p_value: float | None = None
+    allowed: NDArray[np.float32] | None = None
 
     @property
     def anomaly(self) -> NDArray[np.float32] | None:
@@ -148,11 +150,17 @@ class Inspection:
             ) from error
         return cls(rectifier, reconstructor, standard, device, runtime, export)
 
-    def inspect(self, images: Sequence[Image], lap: Lap | None = None) -> list[Inspected]:
-        """Judge `images`, each uint8 or uint16, (H, W) or (H, W, 3). `lap(stage)` is called as each stage ends."""
-        lap = lap or (lambda _: None)
+    def inspect(
+        self, images: Sequence[Image], lap: Lap | None = None, limits: Sequence[float | None] | None = None
+    ) -> list[Inspected]:
+        """Judge `images`, each uint8 or uint16, (H, W) or (H, W, 3), and its score against its own of `limits`.
+
+        limits: left out or None: the bundle's own. `lap(stage)` is called as each stage ends.
+        """
+        lap, own = lap or (lambda _: None), self.standard.threshold
+        against = [own if limit is None else limit for limit in limits or [None] * len(images)]
         if self.batches is not None:
-            return self._inspect_together(self.batches, images, lap)
+            return self._inspect_together(self.batches, images, lap, against)
         parts = [self._checked(image, self.rectifier.rectify(image)) for image in images]
         lap("rectify")
         seen = [part.canonical for part in parts if part.reason is Reason.NONE]
@@ -161,10 +169,10 @@ class Inspection:
         judged = iter([self._judged(canonical, error) for canonical, error in zip(seen, errors, strict=True)])
         lap("score")
         inspected = [
-            self._decided(image, part.matrix, next(judged))
+            self._decided(image, part.matrix, next(judged), limit)
             if part.reason is Reason.NONE
-            else self._undecided(part.reason)
-            for image, part in zip(images, parts, strict=True)
+            else self._undecided(part.reason, limit)
+            for image, part, limit in zip(images, parts, against, strict=True)
         ]
         lap("decide")
         return inspected
@@ -192,21 +200,23 @@ class Inspection:
             raise ConfigError("runtime", ["device is for methods on pretrained features; use torch for this bundle"])
         return None
 
-    def _inspect_together(self, batches: Batches, images: Sequence[Image], lap: Lap) -> list[Inspected]:
+    def _inspect_together(
+        self, batches: Batches, images: Sequence[Image], lap: Lap, against: Sequence[float]
+    ) -> list[Inspected]:
         fits = [self.rectifier.frame.fits(image) for image in images]
         found = iter(batches.judge([image for image, fit in zip(images, fits, strict=True) if fit], lap))
         inspected = [
-            self._told(image, next(found)) if fit else self._undecided(Reason.SHAPE)
-            for image, fit in zip(images, fits, strict=True)
+            self._told(image, next(found), limit) if fit else self._undecided(Reason.SHAPE, limit)
+            for image, fit, limit in zip(images, fits, against, strict=True)
         ]
         lap("decide")
         return inspected
 
-    def _told(self, image: Image, found: Found) -> Inspected:
+    def _told(self, image: Image, found: Found, limit: float) -> Inspected:
         if found.reason is not Reason.NONE:
-            return self._undecided(found.reason)
+            return self._undecided(found.reason, limit)
         judged = Judged(found.errors, found.expected, found.decision, found.score)
-        return self._decided(image, found.matrix, judged)
+        return self._decided(image, found.matrix, judged, limit)
 
     def _checked(self, image: Image, part: Rectified) -> Rectified:
         """Return `part`, with a reason when the picture is not like those that the station was commissioned with.
@@ -243,22 +253,24 @@ class Inspection:
         decision = self.deciding(errors, expected)
         return Judged(errors, expected, decision, float(scores(decision)))
 
-    def _decided(self, image: Image, matrix: NDArray[np.float64], judged: Judged) -> Inspected:
+    def _decided(self, image: Image, matrix: NDArray[np.float64], judged: Judged, limit: float) -> Inspected:
         errors, expected, decision, value = judged
         standard = self.standard
         cells, canonical = decision[0].cpu().numpy(), self.rectifier.size
-        reason = decide(value, standard.threshold)
+        reason = decide(value, limit)
         if reason is Reason.NONFINITE or not (np.isfinite(cells).all() and bool(torch.isfinite(errors).all())):
-            return Inspected(Reason.NONFINITE, None, standard.threshold, matrix=matrix)
+            return Inspected(Reason.NONFINITE, None, limit, matrix=matrix)
         boxes: tuple[Box, ...] = ()
+        allowed: NDArray[np.float32] | None = None
         if reason is Reason.ANOMALY:
-            explain, frame = self.deciding.explained(errors, expected), (image.shape[0], image.shape[1])
-            boxes = find_boxes(cells, explain, standard.threshold, matrix, canonical, frame)
+            explain, frame = self.deciding.explained(errors, expected, limit), (image.shape[0], image.shape[1])
+            boxes = find_boxes(cells, explain, limit, matrix, canonical, frame)
+            allowed = self.deciding.allowed(errors, expected, limit)
         p = p_value(value, standard.good) if standard.good else None
-        return Inspected(reason, value, standard.threshold, boxes, cells, canonical, matrix, p)
+        return Inspected(reason, value, limit, boxes, cells, canonical, matrix, p, allowed)
 
-    def _undecided(self, reason: Reason) -> Inspected:
-        return Inspected(reason, None, self.standard.threshold, matrix=None)
+    def _undecided(self, reason: Reason, limit: float) -> Inspected:
+        return Inspected(reason, None, limit, matrix=None)
 
 
 def _device(name: str) -> torch.device:

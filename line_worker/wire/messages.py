@@ -37,7 +37,7 @@ from line_worker.wire.header import FrameKey as FrameKey
 from line_worker.wire.header import counted
 from line_worker.wire.header import without_picture as without_picture
 
-VERSION = 4  # 2: p-values in Result and Outcome; 3: folded on their way from the hub; 4: triggers, recipes, views
+VERSION = 4  # 2: p-values in Result and Outcome; 3: folded on their way from the hub; 4: triggers, recipes, views, limits
 
 
 # ---- source -> hub -> worker -----------------------------------------------------------------------------------------
@@ -145,7 +145,8 @@ class WorkerHello:
 class Lease:
     """A frame to score; the answer must carry `lease` and arrive within `slack_ms`.
 
-    With `canary` a copy of it is to be scored on which the worker has painted a defect; there is no hurry.
+    With `canary` a copy of it is to be scored on which the worker has painted a defect; there is no hurry. `limit` is
+    what its score is to be held against, None: the bundle's own.
     """
 
     KIND: ClassVar[int] = 17
@@ -155,6 +156,7 @@ class Lease:
     frame: Frame
     pixels: bytes = field(default=b"", repr=False)
     canary: bool = False
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from line_worker.config import Workers
+from line_worker.config import STUB_LIMIT, Workers
 from line_worker.errors import DeviceMemoryError
 from line_worker.verdicts import Reason
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from line_worker.vision.inspection import Inspected
 
 Lap = Callable[[str], None]
+Limits = Sequence[float | None]  # what each score is held against; None: the bundle's own
 
 
 class Finding(Protocol):
@@ -50,18 +51,23 @@ class Model(Protocol):
     def sizes(self, largest: int) -> list[int]:
         """Return the sizes of batches that have to be warm before batches of 1 to `largest` pictures come."""
 
-    def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Finding]:
-        """Inspect a batch; `lap` is called after every stage.
+    def inspect(
+        self, images: Sequence[NDArray[Any]], lap: Lap | None = None, limits: Limits | None = None
+    ) -> Sequence[Finding]:
+        """Inspect a batch, each picture against its own of `limits`; `lap` is called after every stage.
 
         Raises:
             DeviceMemoryError: the batch does not fit into the device's memory.
         """
 
-    def canary(self, image: NDArray[Any], seed: int) -> Finding | None:
+    def canary(self, image: NDArray[Any], seed: int, limit: float | None = None) -> Finding | None:
         """Paint a strong defect on a copy of `image` and inspect it; None when there is no place for one."""
 
     def pictures(self, image: NDArray[Any], finding: Finding) -> list[tuple[str, bytes]]:
         """Return (name, PNG) of what people want to see of an anomaly."""
+
+
+STUB_DEFECT = 2.0  # the score of a stub's canaries
 
 
 class StubFinding(NamedTuple):
@@ -69,7 +75,7 @@ class StubFinding(NamedTuple):
 
     reason: Reason = Reason.NONE
     score: float | None = 0.0
-    threshold: float = 1.0
+    threshold: float = STUB_LIMIT
     boxes: tuple[Any, ...] = ()
     p_value: float | None = None  # nothing is calibrated
 
@@ -94,18 +100,21 @@ class StubModel:
         """Return the smallest two and the largest."""
         return sorted({1, 2, largest})
 
-    def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Finding]:
+    def inspect(
+        self, images: Sequence[NDArray[Any]], lap: Lap | None = None, limits: Limits | None = None
+    ) -> Sequence[Finding]:
         """Sleep for as long as computing would take; pass everything."""
         if self._seconds:
             time.sleep(self._seconds * len(images))
         if lap is not None:
             lap("stub")
-        return [StubFinding() for _ in images]
+        return [StubFinding(threshold=limit or STUB_LIMIT) for limit in limits or [None] * len(images)]
 
-    def canary(self, image: NDArray[Any], seed: int) -> Finding | None:
-        """Fail, unless this stub is to be blind."""
-        [finding] = self.inspect([image])
-        return finding if self._blind else StubFinding(Reason.ANOMALY, score=2.0)
+    def canary(self, image: NDArray[Any], seed: int, limit: float | None = None) -> Finding | None:
+        """Fail, unless this stub is to be blind, or held against a limit that no defect of it reaches."""
+        [finding] = self.inspect([image], limits=[limit])
+        seen = not self._blind and finding.threshold < STUB_DEFECT
+        return StubFinding(Reason.ANOMALY, STUB_DEFECT, finding.threshold) if seen else finding
 
     def pictures(self, image: NDArray[Any], finding: Finding) -> list[tuple[str, bytes]]:
         """Return nothing: a stub sees no anomalies."""
@@ -148,12 +157,14 @@ class BundleModel:
         """Return those that the inspection is prepared for: on a GPU a graph is recorded for each."""
         return self._inspection.sizes(largest)
 
-    def inspect(self, images: Sequence[NDArray[Any]], lap: Lap | None = None) -> Sequence[Inspected]:
+    def inspect(
+        self, images: Sequence[NDArray[Any]], lap: Lap | None = None, limits: Limits | None = None
+    ) -> Sequence[Inspected]:
         """Inspect a batch; see `Model`."""
         import torch
 
         try:
-            return self._inspection.inspect(images, lap)
+            return self._inspection.inspect(images, lap, limits)
         except (torch.OutOfMemoryError, MemoryError) as error:
             torch.cuda.empty_cache()  # nothing without CUDA
             raise DeviceMemoryError(
@@ -161,7 +172,7 @@ class BundleModel:
                 "make workers.batch smaller, or the device freer"
             ) from error
 
-    def canary(self, image: NDArray[Any], seed: int) -> Inspected | None:
+    def canary(self, image: NDArray[Any], seed: int, limit: float | None = None) -> Inspected | None:
         """Paint a spot on the part of a copy of `image`, where it is judged, and inspect that."""
         import cv2
 
@@ -174,14 +185,17 @@ class BundleModel:
         cells = zones.mask.cpu().numpy().astype(np.uint8)
         judged = cv2.resize(cells, rectifier.size[::-1], interpolation=cv2.INTER_NEAREST) > 0
         spotted = paint_spot(image, part.matrix, judged & rectifier.template_mask, rectifier.frame.white, seed)
-        return self._inspection.inspect([spotted])[0]
+        return self._inspection.inspect([spotted], limits=[limit])[0]
 
     def pictures(self, image: NDArray[Any], finding: Any) -> list[tuple[str, bytes]]:
-        """Return the overlay and a crop of each anomalous region, as PNG files."""
+        """Return overlay, anomaly map, limits of the zones and a crop of each anomalous region, as PNG files."""
         from line_worker.images import encode_png
         from line_worker.vision.crop import crops, overlay
+        from line_worker.vision.evidence import anomaly_map, zone_limits
 
         found = [("overlay", encode_png(overlay(image, finding)))]
+        drawn = {"map": anomaly_map(image, finding), "zones": zone_limits(image, finding)}
+        found += [(name, encode_png(picture)) for name, picture in drawn.items() if picture is not None]
         found += [(f"crop-{n}", encode_png(crop)) for n, crop in enumerate(crops(image, finding))]
         return found
 

@@ -216,7 +216,7 @@ class Runner:
 
     def _compute(self, batch: list[Job]) -> None:
         start, clock = time.monotonic(), StageClock()
-        findings = self._inspect([job.image for job in batch], clock)
+        findings = self._inspect(batch, clock)
         self._pace.took(len(batch), time.monotonic() - start)
         self._batches += 1
         for job, finding in zip(batch, findings, strict=True):
@@ -227,25 +227,22 @@ class Runner:
             if finding.reason is Reason.ANOMALY:
                 self._crops.offer(job.lease.frame.key, job.image, finding)
 
-    def _inspect(self, images: list[NDArray[Any]], clock: StageClock) -> list[Finding]:
+    def _inspect(self, batch: list[Job], clock: StageClock) -> list[Finding]:
         """Inspect a batch; the first one that does not fit into the device's memory is inspected in halves."""
         try:
-            return list(self.model.inspect(images, clock))
+            return list(self.model.inspect([job.image for job in batch], clock, [job.lease.limit for job in batch]))
         except DeviceMemoryError as error:
-            if self._halved or len(images) == 1:
+            if self._halved or len(batch) == 1:
                 raise
-            log.warning("device out of memory: smaller batches from now on", batch=len(images), error=str(error))
+            log.warning("device out of memory: smaller batches from now on", batch=len(batch), error=str(error))
             self._halved = True
-            self._largest = self._batcher.largest = (len(images) + 1) // 2
-            return [
-                *self.model.inspect(images[: self._largest], clock),
-                *self.model.inspect(images[self._largest :], clock),
-            ]
+            self._largest = self._batcher.largest = (len(batch) + 1) // 2
+            return [*self._inspect(batch[: self._largest], clock), *self._inspect(batch[self._largest :], clock)]
 
     def _judge_canary(self, job: Job) -> None:
         """Judge a copy of the picture with a defect; its pictures are nobody's, so none are sent."""
         self._canary = None
-        finding = self.model.canary(job.image, job.lease.frame.key.seq)
+        finding = self.model.canary(job.image, job.lease.frame.key.seq, job.lease.limit)
         self._batches += 1
         self._answer(job.lease, finding.reason if finding else Reason.NO_OBJECT, finding)
 
