@@ -7,12 +7,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from scripted_hub import Rig
+
+if TYPE_CHECKING:
+    from live_bench import Bench
 
 # `make slow` sets HYPOTHESIS_PROFILE=slow: many more examples and longer ones
 settings.register_profile("short", deadline=None, max_examples=60, stateful_step_count=40)
@@ -43,6 +47,16 @@ def rig(short_path: Path) -> Iterator[Rig]:
     yield rig
     rig.close()
     assert not list(rig.config.line.runtime.iterdir()), "no socket file stays"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Return an open page beside a camera's ring."""
+    from live_bench import Bench
+
+    found = Bench(tmp_path)
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

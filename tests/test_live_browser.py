@@ -258,6 +258,8 @@ def test_the_page_obeys_the_rules_of_accessibility(page: Chromium, theme: str, c
     page.until("document.querySelectorAll('#gallery li').length > 0")
     page.eval("document.querySelector('#search').requestSubmit()")
     page.until("document.querySelectorAll('#rows tr').length > 0")
+    page.eval("document.getElementById('explorer').open = true")
+    page.until("document.querySelectorAll('#scores rect').length > 10", 30)
     page.eval(AXE.read_text("utf-8") + "; 0")
     if closer:
         page.eval("document.querySelector('#gallery button').click()")
@@ -299,6 +301,43 @@ def test_a_part_on_the_screen_is_held_for_a_closer_look(page: Chromium) -> None:
     title = page.eval("document.getElementById('closer-title').textContent")
     time.sleep(1)
     assert page.eval("document.getElementById('closer-title').textContent") == title, "the next parts do not replace it"
+
+
+def test_a_reject_is_explained_by_its_map_and_the_limits_of_its_zones(page: Chromium) -> None:
+    page.until("document.querySelector('#gallery .FAIL img')", 30)
+    page.eval("document.querySelector('#gallery .FAIL:has(img)').click()")
+    for view in ("overlay", "map", "zones"):
+        button = f"document.querySelector('[data-view={view}]')"
+        page.until(f"!{button}.disabled", 30)
+        page.eval(f"{button}.click()")
+        page.until("document.getElementById('closer-image').naturalWidth === 320")
+        assert page.eval("document.getElementById('closer-image').getAttribute('src')").endswith(f"name={view}")
+        assert page.eval(f"{button}.getAttribute('aria-pressed')") == "true"
+
+
+def test_another_limit_is_tried_used_and_taken_back(page: Chromium) -> None:
+    def tell(name: str, value: str) -> None:
+        page.eval(f"document.getElementById('{name}').value = '{value}'")
+        page.eval(f"document.getElementById('{name}').dispatchEvent(new Event('input', {{bubbles: true}}))")
+
+    page.eval("document.getElementById('explorer').open = true")
+    page.until("document.querySelectorAll('#scores rect').length > 10", 30)
+    page.until("document.getElementById('limit-effect').textContent.startsWith('A limit of ')")
+    own = float(page.eval("Number(document.getElementById('limit-at').value)"))
+    tell("limit-at", "0.000001")
+    page.until("/rejects (\\d+) of the last \\1 scored/.test(document.getElementById('limit-effect').textContent)")
+    tell("limit-at", str(1.5 * own))
+    tell("limit-who", "Ada")
+    page.eval("document.getElementById('limit-set').click()")
+    assert page.eval("document.getElementById('limit-done').textContent") == "", "nobody has said that he knows"
+    page.eval("document.getElementById('limit-sure-box').click()")
+    page.eval("document.getElementById('limit-set').click()")
+    page.until("!document.getElementById('less').hidden", 30)
+    assert "LESS SENSITIVE: camera top" in page.eval("document.getElementById('less-words').textContent")
+    page.until("document.getElementById('warnings').textContent.includes('LESS SENSITIVE')", 30)
+    page.until("document.getElementById('limit-changes').textContent.includes('Ada: camera top from')")
+    page.eval("document.getElementById('limit-back').click()")
+    page.until("document.getElementById('less').hidden && document.getElementById('limit-back').disabled", 30)
 
 
 def test_history_is_searched(page: Chromium) -> None:

@@ -19,9 +19,11 @@ from line_worker.errors import SinkError, WireError
 from line_worker.joining import is_away
 from line_worker.live.board import Board, part_of
 from line_worker.live.door import Door
+from line_worker.live.explorer import Explorer
 from line_worker.live.pages import Site
 from line_worker.live.painter import Job, Painter
 from line_worker.live.records import Records
+from line_worker.live.scores import Scores
 from line_worker.sink import QuietSink
 from line_worker.sink.crops import CropFolder
 from line_worker.sink.recent import RecentKeys
@@ -57,6 +59,7 @@ class Live(QuietSink):
         self._headers: dict[FrameKey, Frame] = {}
         self._seen = RecentKeys()
         self._board = Board(config.line.name, self._deadlines, sink.name)
+        self._scores = Scores(self._deadlines)
         self._publish_at = float("-inf")
         self._painter: Painter | None = None
         self._server: HttpServer | None = None
@@ -79,7 +82,10 @@ class Live(QuietSink):
             self._pictures.open()
             self._painter = Painter(self._pictures)
             records = Records(self._painter, self._config, self._sink)
-            self._site = Site(self._painter, records, Door(self._sink))
+            self._scores = Scores(self._deadlines)
+            runtime = None if is_away(self._config) else self._config.line.runtime
+            explorer = Explorer(self._scores, records, runtime, self._ask_soon)
+            self._site = Site(self._painter, records, explorer, Door(self._sink))
             self._server = HttpServer(
                 self.address, self._site.pages, self._site.posts, encryption(self._sink, "the page")
             )
@@ -91,13 +97,18 @@ class Live(QuietSink):
             raise SinkError(f"the page: {error}") from error
         with suppress(SinkError):  # a store that cannot be read says so where it is searched
             self._painter.remember(records.rejects())
+        explorer.remember(self._deadlines)
         self._painter.start()
         self._server.start()
         scheme = "https" if self._sink.certificate else "http"
         log.info("the page is served", url=f"{scheme}://{self._sink.host}:{self._sink.port}/")
-        if not is_away(self._config):
-            self._asker = Asker(self._config.line.runtime, self._painter)
+        if runtime is not None:
+            self._asker = Asker(runtime, self._painter)
             self._asker.start()
+
+    def _ask_soon(self) -> None:
+        if self._asker is not None:
+            self._asker.ask_soon()
 
     def tap(self, frame: Frame, inline: bytes) -> None:
         """Remember where a part's picture is."""
@@ -111,6 +122,7 @@ class Live(QuietSink):
         if self._painter is not None and outcome.key not in self._seen:
             self._seen.add(outcome.key)
             self._board.take(outcome, now)
+            self._scores.take(outcome)
             part = part_of(outcome, self._deadlines.get(outcome.key.camera))
             self._painter.take(Job(outcome.key, part, frame))
         return True
@@ -169,6 +181,10 @@ class Asker(threading.Thread):
                 self.told = ask(self._runtime, "status", timeout_s=1.0)
             except WireError:
                 self.told = {}
+
+    def ask_soon(self) -> None:
+        """Ask at the next look: something has changed."""
+        self._ask_at = float("-inf")
 
     def close(self) -> None:
         """Stop asking."""

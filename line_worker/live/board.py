@@ -57,6 +57,8 @@ class Board:
             "sinks": {name: well for name, well in self._told.get("sinks", {}).items() if name != self._own},
             "cameras": {name: self._camera(name) for name in self._deadlines},
             "sources": self._told.get("cameras", {}),
+            "thresholds": self._told.get("thresholds", {}),
+            "threshold_changes": self._told.get("threshold_changes", []),
             "alarms": [alarm["text"] for alarm in self._told.get("alarms", ())],
             "parts_a_second": self._pace(now),
             "recent": self._rejects(self._passed.values()),

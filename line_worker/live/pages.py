@@ -8,8 +8,10 @@
     GET  /part?camera=C&epoch=E&seq=N                   one part, with the names of its pictures and the judgement on it
     GET  /picture?camera=C&epoch=E&seq=N&name=NAME      one of them, as PNG
     GET  /history?since=&before=&part=&camera=&verdict=&reason=     parts from the store, the newest first
+    GET  /scores?camera=C           the last scores of a camera, and those of judged parts
     POST /keep  {camera, epoch, seq}                    keep the pictures of a part that was shown lately, then as /part
     POST /judge {camera, epoch, seq, judgement, who}    write what somebody says of it, then as /part
+    POST /threshold {camera, at, who, less_sensitive}   another limit for a camera; at null: the bundle's own
     GET, POST /login                where the line has a token
 
 Requests come from a browser that shows this page, or are refused (see `door`): another site's page in the same browser
@@ -27,6 +29,7 @@ from typing import Any
 
 from line_worker.errors import ConfigError, SinkError
 from line_worker.live.door import Door
+from line_worker.live.explorer import Explorer
 from line_worker.live.painter import ORIGINAL, Painter, Shown
 from line_worker.live.records import Records
 from line_worker.wire.http import JSON, Answer, Page, Request, refused
@@ -34,7 +37,7 @@ from line_worker.wire.http import JSON, Answer, Page, Request, refused
 WAIT_S = 0.5
 KEEP_S = 2.0  # until the pictures of a part have been written
 KINDS = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-STATIC = ("page.css", "page.js", "tools.js", "newest.js", "rejects.js", "closer.js", "history.js")
+STATIC = ("page.css", "page.js", "tools.js", "newest.js", "rejects.js", "closer.js", "history.js", "limit.js")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -45,16 +48,17 @@ HEADERS = (("Content-Security-Policy", POLICY), ("Referrer-Policy", "same-origin
 class Site:
     """The pages of one line. `board` is what is known beside the pictures."""
 
-    def __init__(self, painter: Painter, records: Records, door: Door) -> None:
+    def __init__(self, painter: Painter, records: Records, explorer: Explorer, door: Door) -> None:
         self.board: dict[str, Any] = {}
-        self._painter, self._records, self._door = painter, records, door
-        posts: dict[str, Page] = {"/keep": self._keep, "/judge": self._judge}
+        self._painter, self._records, self._explorer, self._door = painter, records, explorer, door
+        posts: dict[str, Page] = {"/keep": self._keep, "/judge": self._judge, "/threshold": self._threshold}
         pages: dict[str, Page] = {
             "/next": self._next,
             "/rejects": self._rejects,
             "/part": self._part,
             "/picture": self._picture,
             "/history": self._history,
+            "/scores": self._scores,
             "/": _static("index.html"),
             **{f"/{name}": _static(name) for name in STATIC},
         }
@@ -123,6 +127,12 @@ class Site:
 
     def _judge(self, asked: Request) -> Answer:
         return _json(self._records.judge(_body(asked)))
+
+    def _scores(self, asked: Request) -> Answer:
+        return _json(self._explorer.view(asked.query))
+
+    def _threshold(self, asked: Request) -> Answer:
+        return _json(self._explorer.change(_body(asked)))
 
     def _login(self, asked: Request) -> Answer | None:
         return self._door.log_in(asked) if asked.method == "POST" else _LOGIN(asked)

@@ -14,7 +14,7 @@ from line_worker.live.judgements import ALLOWED, MAX_NOTE, MAX_WHO, Judged, Judg
 from line_worker.live.painter import ORIGINAL, REJECTS, SMALLER, Painter, Part
 from line_worker.sink.store import FILE, Wanted, find_outcomes
 from line_worker.verdicts import Reason, Verdict
-from line_worker.wire.messages import FrameKey
+from line_worker.wire.messages import FrameKey, Outcome
 
 if TYPE_CHECKING:
     from line_worker.config import Config, LiveSink
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # names become paths: none may leave the folder
 NUMBER = re.compile(r"[0-9]{1,19}")
 HISTORY = 50  # parts at once
+DRAWN = ("overlay", "map", "zones")  # by workers, of anomalies
 REJECTING = (Verdict.FAIL, Verdict.NO_DECISION)
+
+
+def words(said: Any) -> str:
+    """Return what somebody has typed without needless space, "" for what is no text."""
+    return " ".join(said.split()) if isinstance(said, str) else ""
 
 
 class Records:
@@ -62,7 +68,7 @@ class Records:
         found = self._painter.part(key) or self._stored(key)
         if found is None:
             return None
-        names = [name for name in (ORIGINAL, "overlay") if self.picture(key, name)]
+        names = [name for name in (ORIGINAL, *DRAWN) if self.picture(key, name)]
         return found | {"pictures": names, **self._judged(key)}
 
     def _judged(self, key: FrameKey) -> Part:
@@ -78,6 +84,10 @@ class Records:
             return []
         found = find_outcomes(self._store, wanted, limit)
         return [part_of(one, self._deadlines.get(one.key.camera)) for one in found]
+
+    def outcomes(self, camera: str, limit: int) -> list[Outcome]:
+        """Return the camera's last outcomes in the store, the newest first; none without a store."""
+        return find_outcomes(self._store, Wanted(camera=camera), limit) if (self._store / FILE).exists() else []
 
     def rejects(self) -> list[Part]:
         """Return the last rejects in the store, the newest first; none without a store."""
@@ -99,7 +109,7 @@ class Records:
             SinkError: it cannot be written.
         """
         key = self.key(asked)
-        who, note = (" ".join(str(asked.get(name, "")).split()) for name in ("who", "note"))
+        who, note = (words(asked.get(name)) for name in ("who", "note"))
         if not 0 < len(who) <= MAX_WHO or len(note) > MAX_NOTE:
             raise ConfigError("who", [f"who: a judgement needs a name of at most {MAX_WHO} letters"])
         part = self._painter.part(key) or self._stored(key)

@@ -1,6 +1,6 @@
 // One part, large: original, marked places, overlay; and what the operator says of it.
 
-import {$, clock, drawBoxes, element, limitOf, ms, nameOf, pictureOf, reasonOf, remember, remembered, scoreOf, text, WORDS} from "./tools.js";
+import {$, clock, drawBoxes, element, limitOf, ms, nameOf, pause, pictureOf, reasonOf, remember, remembered, scoreOf, text, WORDS} from "./tools.js";
 
 const CHOICES = {
   PASS: [["good", "Good indeed"], ["missed_defect", "Missed defect"]],
@@ -8,6 +8,9 @@ const CHOICES = {
   NO_DECISION: [["true_defect", "True defect"], ["false_reject", "False reject"]],
 };
 const SAID = Object.fromEntries(Object.values(CHOICES).flat());
+// views, and the picture that each needs; the worker draws the last three of what it rejects, small
+const NEEDS = {marked: "original", original: "original", overlay: "overlay", map: "map", zones: "zones"};
+const LATE_MS = 1500; // by then they have come, also those of the newest reject
 let part = null;
 let view = "marked";
 let neighbours = [];
@@ -20,8 +23,11 @@ export async function look(chosen, others = []) {
   neighbours = others;
   show();
   if (!$("closer").open) $("closer").showModal();
-  const {camera, epoch, seq} = part;
+  const {camera, epoch, seq, verdict} = part;
   await ask("keep", {camera, epoch, seq});
+  if (verdict !== "FAIL" || part.pictures.includes("zones")) return;
+  await pause(LATE_MS);
+  if (same(part, chosen) && $("closer").open) await ask("keep", {camera, epoch, seq});
 }
 
 async function ask(path, body) {
@@ -68,19 +74,21 @@ function show() {
 }
 
 function showPicture() {
+  const has = (one) => part.pictures.includes(NEEDS[one]);
+  const seen = has(view) ? view : Object.keys(NEEDS).find(has) ?? view;
   for (const button of document.querySelectorAll("[data-view]")) {
-    button.setAttribute("aria-pressed", String(button.dataset.view === view));
-    button.disabled = !part.pictures.includes(button.dataset.view === "overlay" ? "overlay" : "original");
+    button.setAttribute("aria-pressed", String(button.dataset.view === seen));
+    button.disabled = !has(button.dataset.view);
   }
-  const name = view === "overlay" && part.pictures.includes("overlay") ? "overlay" : "original";
-  const there = part.pictures.includes(name);
+  const name = NEEDS[seen];
+  const there = has(seen);
   const image = $("closer-image");
   image.hidden = !there;
   $("closer-none").hidden = there;
   if (there && image.getAttribute("src") !== pictureOf(part, name)) image.src = pictureOf(part, name);
   if (!there) image.removeAttribute("src");
   image.alt = `Part ${nameOf(part)}, ${name}`;
-  const marked = there && view === "marked";
+  const marked = there && seen === "marked";
   drawBoxes($("closer-boxes"), marked ? {...part, width: image.naturalWidth, height: image.naturalHeight} : {regions: []});
 }
 

@@ -1,6 +1,7 @@
 // Follows the line: asks for the next part only when the one before has been drawn. No libraries, no build.
 
 import {showReasons} from "./history.js";
+import {showLimits} from "./limit.js";
 import {showBoard, showPart} from "./newest.js";
 import {refreshRejects} from "./rejects.js";
 import {$, pause, painted, remember, remembered} from "./tools.js";
@@ -32,6 +33,7 @@ async function follow() {
       }
       refreshRejects(told.rejects);
       showReasons(told.board.reasons);
+      showLimits(told.board);
       document.body.classList.toggle("old", told.board.state === "SILENT");
       await painted();
     } catch (error) {
