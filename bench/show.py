@@ -6,11 +6,13 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.line import Measured
+from bench.page import Phase
 from bench.plc import Way
 from bench.soak import Soaked
 from bench.wire import Cost
@@ -57,6 +59,26 @@ def show_soak(found: Soaked, *, as_json: bool) -> None:
         table.add_row(one.process, *memory, *descriptors, str(one.starts), "GROWS" if one.grows else "flat")
     console.print(table)
     console.print(f"bound: {found.max_slope:g} MB/h; frames, pictures and messages: at most {found.bound_mb:.0f} MB")
+    console.print(machine(), style="dim")
+
+
+def show_phases(phases: Sequence[Phase], *, as_json: bool) -> None:
+    """Print one row a phase, and the medians without and with browsers."""
+    if as_json:
+        print(json.dumps({"machine": machine(), "phases": [asdict(phase) for phase in phases]}))
+        return
+    table = Table(title="Frame ready to outcome, ms, and parts a second on each browser's screen")
+    for column in ("browsers", "parts", "p50", "p99", "max", "shown/s"):
+        table.add_column(column, justify="right")
+    for phase in phases:
+        figures = (f"{phase.elapsed_ms[name]:.1f}" for name in ("p50", "p99", "max"))
+        shown = ", ".join(f"{one:.1f}" for one in phase.shown_a_second)
+        table.add_row(str(phase.browsers), str(phase.parts), *figures, shown or "-")
+    console = Console()
+    console.print(table)
+    for count in sorted({phase.browsers for phase in phases}):
+        p99 = median(phase.elapsed_ms["p99"] for phase in phases if phase.browsers == count)
+        console.print(f"{count} browsers: median p99 {p99:.1f} ms")
     console.print(machine(), style="dim")
 
 

@@ -132,6 +132,29 @@ def plc(
 
 
 @bench_app.command()
+def page(
+    browsers: Annotated[int, typer.Option(min=1, max=12, help="Browsers that look at the page.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns without and with them.")] = 3,
+    model: Model = "stub",
+    rate: Rate = 25,
+    seconds: Seconds = 10,
+    size: Size = "1024x1024",
+    workers: Workers = 2,
+    folder: Folder = "",
+    deadline: Deadline = 1000,
+    as_json: Json = False,
+) -> int:
+    """Measure the line's time to decide without and with browsers on its page by turns, and what they show a second."""
+    from bench.page import measure
+    from bench.show import show_phases
+
+    show_phases(
+        measure(_load(model, rate, seconds, size, workers, folder, deadline), browsers, rounds), as_json=as_json
+    )
+    return 0
+
+
+@bench_app.command()
 def drawn(
     parts: Annotated[str, typer.Option(metavar="A,B,...", help="Only these parts; all when left out.")] = "",
     good: Annotated[int, typer.Option(min=20, help="Good pictures to learn each from.")] = 80,

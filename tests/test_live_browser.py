@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,98 +13,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
-    *("--js-flags=--expose-gc", "--window-size=1600,1000"),
-]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-class Chromium:
-    """One page of a headless browser. `call` is a method of the DevTools protocol, `eval` an expression in the page."""
-
-    def __init__(self, profile: Path) -> None:
-        assert CHROMIUM
-        (their_in, self._out), (self._in, their_out) = os.pipe(), os.pipe()
-        launch = f"import os, sys; os.dup2({their_in}, 3); os.dup2({their_out}, 4); os.execv(sys.argv[1], sys.argv[1:])"
-        assert min(their_in, their_out) > 4, "3 and 4 are where the browser listens and speaks"
-        argv = [sys.executable, "-c", launch, CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        with profile.with_suffix(".log").open("wb") as log:
-            self._process = subprocess.Popen(
-                argv, pass_fds=(their_in, their_out), stderr=log, stdout=log, start_new_session=True
-            )
-        os.close(their_in)
-        os.close(their_out)
-        self._got, self._number, self._session = b"", 0, ""
-        self.errors: list[str] = []
-        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        found = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        self._session = found["sessionId"]
-        self.call("Runtime.enable")
-        self.call("Log.enable")
-        self.call("Page.enable")
-
-    def call(self, method: str, timeout_s: float = 60, **params: Any) -> dict[str, Any]:
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
-            answer = self._read()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self._hear(answer)
-        raise TimeoutError(method)
-
-    def _read(self) -> dict[str, Any]:
-        while b"\0" not in self._got:
-            data = os.read(self._in, 1 << 20)
-            assert data, "the browser has ended"
-            self._got += data
-        message, _, self._got = self._got.partition(b"\0")
-        return json.loads(message)
-
-    def _hear(self, event: dict[str, Any]) -> None:
-        if event.get("method") == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(event["params"]["exceptionDetails"])[:1000])
-        if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
-            self.errors.append(event["params"]["entry"]["text"])
-
-    def eval(self, expression: str) -> Any:
-        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
-
-    def open(self, url: str) -> None:
-        self.call("Page.navigate", url=url)
-
-    def until(self, expression: str, timeout_s: float = 20) -> float:
-        """Wait until the expression is true in the page; returns how long that took."""
-        start = time.monotonic()
-        while not self.eval(f"Boolean({expression})"):
-            assert time.monotonic() - start < timeout_s, f"never came true: {expression}"
-            time.sleep(0.02)
-        return time.monotonic() - start
-
-    def screenshot(self, path: Path) -> None:
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=False)["data"]
-        path.write_bytes(base64.b64decode(data))
-
-    def close(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for end in (self._in, self._out):
-            os.close(end)
-
+from bench.browser import CHROMIUM, MISSING, Chromium
 
 # ---- the line --------------------------------------------------------------------------------------------------------
 
@@ -116,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 AXE = ROOT / ".axe" / "package" / "axe.min.js"
 MINUTES = float(os.environ.get("LIVE_MINUTES", "0.25"))  # `make live` watches for ten
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing: apt-get install chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 
 
 class Served:

@@ -28,9 +28,10 @@ Map = NDArray[np.float32]
 
 def anomaly_map(image: NDArray[Any], inspected: Inspected) -> Picture | None:
     """Return how unusual each place of an anomaly was, uint8 BGR; a white line runs where its limit is reached."""
-    if inspected.cells is None or inspected.threshold <= 0:
+    if inspected.cells is None or inspected.allowed is None or inspected.threshold <= 0:
         return None
-    picture, share = _placed(image, inspected, inspected.cells / inspected.threshold)
+    judged = np.where(np.isfinite(inspected.allowed), inspected.cells / inspected.threshold, np.nan)
+    picture, share = _placed(image, inspected, judged)
     shown = _coloured(picture, share / HOTTEST, np.isfinite(share))
     above = (np.nan_to_num(share, nan=0.0) > 1).astype(np.uint8)
     edges, _ = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

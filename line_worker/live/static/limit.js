@@ -45,6 +45,7 @@ function showChanges(changes) {
     + `camera ${one.camera} from ${shown(one.from)} to ${shown(one.to)}`);
   if ($("limit-changes").dataset.told === lines.join()) return;
   $("limit-changes").dataset.told = lines.join();
+  $("limit-changed").hidden = lines.length === 0;
   $("limit-changes").replaceChildren(...lines.map((line) => element("li", {}, line)));
 }
 

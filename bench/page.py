@@ -1,0 +1,138 @@
+"""What browsers that look at the page cost the line: its time to decide without any and with some, by turns.
+
+One line runs all the time; only browsers come and go. They belong on other machines, so here they get what the line
+leaves of the processors (SCHED_IDLE); on a machine without spare ones they show less than it could. Each counts the
+parts that it has drawn.
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.browser import Chromium
+from bench.line import Load, line_config, quantiles
+from line_worker.config import Config, LiveSink
+from line_worker.errors import LineWorkerError
+from line_worker.rehearsal import Rehearsal, Watcher
+
+HOST = "127.0.0.1"
+FOREVER_S = 24 * 3600.0
+SETTLE_S = 1.0  # after a browser has come or gone
+READY_S = 60.0
+COUNT = """window.drawn = 0; new MutationObserver(() => { window.drawn += 1; })
+  .observe(document.getElementById('facts'), {childList: true})"""
+SHOWS = "document.getElementById('facts')?.children.length"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One turn: how many browsers looked, milliseconds from frame ready to outcome, parts a second on each screen."""
+
+    browsers: int
+    parts: int
+    elapsed_ms: dict[str, float]
+    shown_a_second: tuple[float, ...]
+
+
+class _Over(Exception):
+    """All phases are over."""
+
+
+def measure(load: Load, browsers: int, rounds: int) -> list[Phase]:
+    """Run the line under `load`, `load.seconds` without and with `browsers`, `rounds` times.
+
+    Raises:
+        BrowserError: there is no browser, or it does not show the page.
+        SourceError: the line does not start.
+    """
+    Chromium.check()
+    with tempfile.TemporaryDirectory(prefix="lw-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        config = _with_page(line_config(_endless(load), folder))
+        rehearsal = Rehearsal(config, folder / "line.log")
+        director = _Director(rehearsal.watcher, config, folder, (0, browsers) * rounds, load.seconds)
+        stack.callback(director.join)
+        director.start()
+        try:
+            rehearsal.run(director.look)
+        except _Over:
+            pass
+        finally:
+            director.stopping = True
+        return director.found()
+
+
+def _endless(load: Load) -> Load:
+    return replace(load, seconds=FOREVER_S)
+
+
+def _with_page(config: Config) -> Config:
+    with socket.create_server((HOST, 0)) as found:
+        port = int(found.getsockname()[1])
+    return config.model_copy(update={"sinks": (LiveSink(kind="live", host=HOST, port=port),)})
+
+
+class _Director(threading.Thread):
+    """Has browsers come and go; `look` is called by the loop that watches the line, and ends it."""
+
+    def __init__(self, watcher: Watcher, config: Config, folder: Path, plan: Sequence[int], seconds: float) -> None:
+        super().__init__(name="director")
+        self.stopping = False
+        [sink] = config.sinks
+        assert isinstance(sink, LiveSink)
+        self._url, self._folder, self._plan, self._seconds = f"http://{HOST}:{sink.port}/", folder, plan, seconds
+        self._watcher, self._phases = watcher, list[Phase]()
+        self._error: LineWorkerError | None = None
+
+    def look(self) -> None:
+        """Raise _Over when all phases are."""
+        if not self.is_alive():
+            raise _Over
+
+    def found(self) -> list[Phase]:
+        """Return the phases; raises what has gone wrong in one of them."""
+        if self._error is not None:
+            raise self._error
+        return self._phases
+
+    def run(self) -> None:
+        """Go through the phases."""
+        try:
+            self._until(lambda: len(self._watcher.elapsed_ms) > 0)
+            for number, count in enumerate(self._plan):
+                self._phase(number, count)
+        except LineWorkerError as error:
+            self._error = error
+
+    def _phase(self, number: int, count: int) -> None:
+        with ExitStack() as stack:
+            screens = [self._screen(stack, f"{number}-{one}") for one in range(count)]
+            time.sleep(SETTLE_S)
+            first, begun = len(self._watcher.elapsed_ms), time.monotonic()
+            for screen in screens:
+                screen.eval(f"{COUNT}; 0")
+            self._until(lambda: time.monotonic() - begun >= self._seconds)
+            elapsed = self._watcher.elapsed_ms[first:]
+            seconds = time.monotonic() - begun
+            shown = tuple(screen.eval("window.drawn") / seconds for screen in screens)
+        self._phases.append(Phase(count, len(elapsed), quantiles(elapsed), shown))
+
+    def _screen(self, stack: ExitStack, name: str) -> Chromium:
+        screen = Chromium(self._folder / name, idle=True)
+        stack.callback(screen.close)
+        screen.open(self._url)
+        screen.until(SHOWS, READY_S)
+        return screen
+
+    def _until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            if self.stopping:
+                raise LineWorkerError("the line has ended; see what it says above")
+            time.sleep(0.02)
