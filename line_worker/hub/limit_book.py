@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from line_worker.errors import ConfigError, JournalError
+from line_worker.errors import ConfigError
 from line_worker.hub.journal import Journal
 from line_worker.hub.limits import Change, Limits, checked
 
@@ -23,10 +23,7 @@ class LimitBook:
     def __init__(self, journal: Journal, cameras: tuple[str, ...], bundle: str, own: float) -> None:
         self._journal, self._cameras = journal, cameras
         self._limits = Limits.load(journal.kept(KEPT))
-        self.bundle, self.own = bundle, own
         self.follow(bundle, own)
-        for warning in self.warnings:
-            log.warning("another limit than the bundle's own", what=warning)
 
     def of(self, camera: str, bundle: str) -> float | None:
         """Return what the scores of `bundle` are held against at `camera`, None: its own limit."""
@@ -51,18 +48,12 @@ class LimitBook:
         return change
 
     def follow(self, bundle: str, own: float) -> None:
-        """Another bundle judges: the limits of the one before are void."""
+        """`bundle` judges from now on, with the limits that were set for it."""
         self.bundle, self.own = bundle, own
-        ended = self._limits.ended(bundle)
-        void = len(self._limits.changes) - len(ended.changes)
-        if not void:
-            return
-        log.warning("another bundle judges: limits that were set for the one before no longer hold", bundle=bundle)
-        self._limits = ended
-        try:
-            self._journal.keep(KEPT, ended.dump())
-        except JournalError as error:  # at its next start it finds that they are of another bundle, once more
-            log.debug("ended limits are still written down", error=str(error))
+        for camera in self._cameras:
+            at = self.of(camera, bundle)
+            if at is not None:
+                log.warning("another limit than the bundle's own holds", camera=camera, at=at, own=own)
 
     @property
     def warnings(self) -> tuple[str, ...]:

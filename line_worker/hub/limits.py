@@ -1,9 +1,9 @@
 """Limits that people have set in place of the bundle's own: whom, when, from what to what. Pure.
 
-A bundle's limit comes from good parts. Another one belongs to that bundle alone, whose scores it is about, and ends
-with it. A limit above the bundle's own lets more defects pass: it has to be asked for as such, and is warned of for as
-long as it holds. The hub sends the limit with every lease, so each part has the one that held when it was given to a
-worker, and takes no answer that was held against another.
+A bundle's limit comes from good parts. Another one is for that bundle alone, whose scores it is about: when another
+bundle judges it does not hold, and it comes back with its own. A limit above the bundle's own lets more defects pass:
+it has to be asked for as such, and is warned of for as long as it holds. The hub sends the limit with every lease, so
+each part has the one that held when it was given to a worker, and takes no answer that was held against another.
 """
 
 from __future__ import annotations
@@ -51,23 +51,14 @@ class Limits:
         return None if last is None else last.after
 
     def last(self, camera: str, bundle: str) -> Change | None:
-        """Return the camera's newest change, None where there is none since `bundle` judges."""
-        last = next((change for change in reversed(self.changes) if change.camera == camera), None)
-        return last if last is not None and last.bundle == bundle else None
+        """Return the newest change of the camera's limit for `bundle`, None where there is none."""
+        return next((one for one in reversed(self.changes) if (one.camera, one.bundle) == (camera, bundle)), None)
 
     def changed(self, change: Change) -> Limits:
-        """Return these limits after one more change; what lies far back is forgotten, but no limit that holds."""
-        changes = [*self.changes, change]
-        newest = {id(self._newest(changes, camera)) for camera in {one.camera for one in changes}}
-        return Limits([one for one in changes[:-KEPT] if id(one) in newest] + changes[-KEPT:])
-
-    @staticmethod
-    def _newest(changes: list[Change], camera: str) -> Change:
-        return next(change for change in reversed(changes) if change.camera == camera)
-
-    def ended(self, bundle: str) -> Limits:
-        """Return these limits without those of other bundles: they do not come back when their bundle does."""
-        return Limits(change for change in self.changes if change.bundle == bundle)
+        """Return these limits after one more change; what lies far back is forgotten, but no limit that is set."""
+        after = Limits([*self.changes, change])
+        old = (one for one in after.changes[:-KEPT] if one is after.last(one.camera, one.bundle))
+        return Limits([*(one for one in old if one.after is not None), *after.changes[-KEPT:]])
 
     def warnings(self, bundle: str) -> tuple[str, ...]:
         """Name the cameras that let more defects pass than the bundle would."""

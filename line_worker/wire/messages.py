@@ -37,7 +37,7 @@ from line_worker.wire.header import FrameKey as FrameKey
 from line_worker.wire.header import counted
 from line_worker.wire.header import without_picture as without_picture
 
-VERSION = 4  # 2: p-values in Result and Outcome; 3: folded on their way from the hub; 4: triggers, recipes, views, limits
+VERSION = 4  # 2: p-values in Result and Outcome; 3: folded on the way from the hub; 4: triggers, recipes, views, limits
 
 
 # ---- source -> hub -> worker -----------------------------------------------------------------------------------------
