@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -129,13 +129,14 @@ def serve(config: ConfigPath) -> int:
 def record(
     config: ConfigPath,
     out: Annotated[Path, typer.Option("--out", help="The recording to write (.mcap).")],
+    compression: Annotated[Literal["none", "png"], typer.Option(help="Of the pictures; both are lossless.")] = "none",
 ) -> int:
     """Serve, and record frames, triggers and outcomes."""
     from line_worker.config import load
     from line_worker.serving import serve as run
     from line_worker.serving import with_page, with_recorder
 
-    return run(lambda: with_page(with_recorder(load(config), out)))
+    return run(lambda: with_page(with_recorder(load(config), out, compression)))
 
 
 @app.command()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,17 +34,19 @@ def info(source: Source, as_json: Json = False) -> int:
 
 @recording_app.command()
 def verify(source: Source, as_json: Json = False) -> int:
-    """Read everything and say what is damaged or lost; exit code 1 when something is."""
+    """Read everything and say what is damaged, lost, or what other programs could not read; exit code 1 if anything."""
     from line_worker.recordings import look
+    from line_worker.wire.mcap_rules import examine
 
     found = look(source)
+    problems = [*found.problems, *(examine(source) if found.finished else [])]
     if as_json:
-        typer.echo(json.dumps({"path": found.path, "problems": found.problems}))
+        typer.echo(json.dumps({"path": found.path, "problems": problems}))
     else:
         frames, outcomes = sum(c.frames for c in found.cameras.values()), sum(found.outcomes.values())
         whole = f"{source}: whole, {frames} frames and {outcomes} outcomes"
-        typer.echo("\n".join(f"{source}: {problem}" for problem in found.problems) or whole)
-    return 1 if found.problems else 0
+        typer.echo("\n".join(f"{source}: {problem}" for problem in problems) or whole)
+    return 1 if problems else 0
 
 
 @recording_app.command()
@@ -54,11 +56,14 @@ def cut(
     start: Start = "",
     end: End = "",
     camera: Cameras = None,
+    compression: Annotated[
+        Literal["none", "png"] | None, typer.Option(help="Of its pictures; both are lossless; default: as they are.")
+    ] = None,
 ) -> int:
-    """Write a span of a recording, frames with their outcomes, to a new one."""
+    """Write a span of a recording, frames with their outcomes, to a new one; without a span all of it."""
     from line_worker import recordings
 
-    frames, outcomes = recordings.cut(source, out, recordings.span(source, start, end, camera or ()))
+    frames, outcomes = recordings.cut(source, out, recordings.span(source, start, end, camera or ()), compression)
     typer.echo(f"{out}: {frames} frames and {outcomes} outcomes")
     return 0
 
@@ -103,7 +108,9 @@ def film(
 def _shown(found: Info) -> Iterator[str]:
     yield found.path
     yield f"   line      {found.line}, recorded {_time(found.created)} by line-worker {found.version}"
-    yield f"   size      {found.bytes / 1e6:.1f} MB, {'closed in good order' if found.finished else 'cut'}"
+    how = "as PNG" if found.compression == "png" else "as taken"
+    end = "closed in good order" if found.finished else "cut"
+    yield f"   size      {found.bytes / 1e6:.1f} MB, pictures {how}, {end}"
     for name, camera in found.cameras.items():
         lost = ", ".join(f"{count} without: {why}" for why, count in camera.missing.items())
         span = f"{_time(camera.first)} to {_time(camera.last)}"

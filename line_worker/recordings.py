@@ -22,6 +22,8 @@ from line_worker.wire.recording_writer import RecordingWriter
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from line_worker.wire.rosimage import Compression
+
 # where `export` puts a part: what passed can be learned from, all else is for people and tests
 FOLDERS = {"PASS": "train/good", "FAIL": "test/fail", "NO_DECISION": "test/no_decision", "": "test/without_outcome"}
 
@@ -45,6 +47,7 @@ class Info(NamedTuple):
     created: float
     finished: bool
     bytes: int
+    compression: str  # of the pictures
     cameras: dict[str, Camera]
     outcomes: dict[str, int]  # verdict -> how many
     bundles: list[str]
@@ -74,6 +77,7 @@ def look(path: Path) -> Info:
         meta.created,
         recording.finished,
         path.stat().st_size,
+        recording.compression,
         {name: _camera(frames) for name, frames in sorted(cameras.items())},
         dict(outcomes),
         sorted(recording.bundles),
@@ -135,16 +139,17 @@ def _moment(text: str, first: float) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def cut(source: Path, out: Path, wanted: Span) -> tuple[int, int]:
+def cut(source: Path, out: Path, wanted: Span, compression: Compression | None = None) -> tuple[int, int]:
     """Write the frames of a span and their outcomes to a new recording; returns how many of each.
 
+    Pictures stay compressed as they are, unless `compression` says otherwise.
     Raises RecordingError when `source` cannot be read, nothing of it is wanted, or `out` cannot be written.
     """
     recording = read_recording(source)
     kept = {item.frame.key for item in recording if isinstance(item, RecordedFrame) and wanted.holds(item)}
     if not kept:
         raise RecordingError(f"{source}: no part of it lies in that span; nothing was written")
-    writer, at_ns = RecordingWriter(out, recording.meta), 0
+    writer, at_ns = RecordingWriter(out, recording.meta, compression or recording.compression), 0
     for item in recording:
         key, seconds = (item.key, item.wall) if isinstance(item, Outcome) else (item.frame.key, item.at)
         if key not in kept:

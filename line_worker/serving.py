@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,6 +20,9 @@ from line_worker.config import Config, LiveSink, RecordSink, Sink
 from line_worker.errors import LineWorkerError
 from line_worker.health import Notifier, ReloadFlag, StopFlag, configure_logging
 from line_worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from line_worker.wire.rosimage import Compression
 
 log = structlog.get_logger()
 
@@ -104,9 +107,10 @@ def _sha(config: Config) -> str:
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
 
 
-def with_recorder(config: Config, out: Path) -> Config:
+def with_recorder(config: Config, out: Path, compression: Compression = "none") -> Config:
     """Return `config` with a sink that records frames and outcomes into `out`."""
-    return _with(config, RecordSink(kind="record", name=_free_name(config, "record"), path=out.resolve()))
+    name = _free_name(config, "record")
+    return _with(config, RecordSink(kind="record", name=name, path=out.resolve(), compression=compression))
 
 
 def with_page(config: Config) -> Config:

@@ -101,6 +101,21 @@ def test_frames_from_the_ring_and_inline_and_outcomes_are_recorded(
     assert outcomes == [outcome(seq) for seq in range(0, 20, 2)]
 
 
+def test_pictures_are_compressed_where_that_is_asked_for(config: Config, tmp_path: Path) -> None:
+    sink = config.sinks[0].model_copy(update={"compression": "png", "part_mb": 0.03})
+    recorder = make_sink(sink, config)
+    recorder.open()
+    flat = np.full((SIDE, SIDE), 7, np.uint8)
+    for seq in range(3):
+        recorder.tap(dataclasses.replace(header(seq), checksum=checksum(flat)), flat.tobytes())
+    recorder.close()
+    [path] = tmp_path.glob("r-*.mcap")
+    recording, frames, _ = _read(path)
+    assert (recording.problems, recording.compression) == ([], "png")
+    assert all(np.array_equal(frame.pixels, flat) for frame in frames)
+    assert path.stat().st_size < SIDE * SIDE
+
+
 def test_the_configuration_is_recorded_without_its_secrets(recorder: Recorder, tmp_path: Path) -> None:
     recorder.open()
     recorder.close()

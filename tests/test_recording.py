@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from mcap.reader import make_reader
@@ -11,11 +12,11 @@ from mcap_ros2.decoder import DecoderFactory
 
 from line_worker.errors import RecordingError
 from line_worker.verdicts import Reason
-from line_worker.wire import rosimage
 from line_worker.wire.frames import checksum
 from line_worker.wire.messages import Frame, FrameKey, Outcome, Region
 from line_worker.wire.recording import OUTCOME, RecordedFrame, RecordingMeta, Trigger, read_recording
 from line_worker.wire.recording_writer import RecordingWriter
+from line_worker.wire.rosimage import KINDS, Compression
 
 META = RecordingMeta("l", 1.7e9, 0.002, config='{"a": 1}')
 PICTURES = [
@@ -56,23 +57,28 @@ def outcome_of(key: FrameKey, **changes: object) -> Outcome:
     return Outcome(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A recording of four pictures and their outcomes, 10 ms apart, each triggered 2 ms before it was recorded."""
-    writer = RecordingWriter(tmp_path / "r.mcap", META)
+def record(path: Path, compression: Compression) -> Path:
+    """Record four pictures and their outcomes, 10 ms apart, each triggered 2 ms before it was recorded."""
+    writer = RecordingWriter(path, META, compression)
     for seq, picture in enumerate(PICTURES):
         frame, at_ns = frame_of(picture, seq), 10**18 + seq * 10_000_000
         writer.frame(Trigger(frame), picture, at_ns, at_ns - 2_000_000)
         writer.outcome(outcome_of(frame.key), at_ns + 1_000_000)
     writer.close()
-    return tmp_path / "r.mcap"
+    return path
 
 
-def test_what_was_recorded_is_read_back(path: Path) -> None:
-    recording = read_recording(path)
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return record(tmp_path / "r.mcap", "none")
+
+
+@pytest.mark.parametrize("compression", KINDS)
+def test_what_was_recorded_is_read_back(tmp_path: Path, compression: Compression) -> None:
+    recording = read_recording(record(tmp_path / "r.mcap", compression))
     items = list(recording)
     frames, outcomes = items[0::2], items[1::2]
-    assert recording.meta == META
+    assert (recording.meta, recording.compression) == (META, compression)
     assert (recording.finished, recording.problems, recording.bundles) == (True, [], {"b" * 64})
     for seq, (picture, frame, outcome) in enumerate(zip(PICTURES, frames, outcomes, strict=True)):
         assert isinstance(frame, RecordedFrame)
@@ -87,7 +93,7 @@ def test_what_was_recorded_is_read_back(path: Path) -> None:
 def test_outcomes_recorded_before_p_values_are_read(tmp_path: Path) -> None:
     outcome = outcome_of(FrameKey("l", "cam", 1, 0))
     writer = RecordingWriter(tmp_path / "r.mcap", META)
-    channel = writer._json_channel("/outcomes")
+    channel = writer._json_channel("/outcomes", "line_worker.Outcome")
     text = OUTCOME.dump_json(outcome, exclude={"p_value"})
     assert b"p_value" not in text
     writer._writer.message(channel, 1, 1, 0, text)
@@ -132,6 +138,16 @@ def test_another_ros_reader_sees_the_pictures(path: Path) -> None:
         assert image.step == picture.nbytes // image.height
     assert images[1].header.frame_id == f"l/cam/{2**60 + 1}/1"
     assert (images[1].header.stamp.sec, images[1].header.stamp.nanosec) == (10**9, 8_000_000)
+
+
+def test_another_ros_reader_sees_compressed_pictures(tmp_path: Path) -> None:
+    with record(tmp_path / "r.mcap", "png").open("rb") as file:
+        reader = make_reader(file, validate_crcs=True, decoder_factories=[DecoderFactory()])
+        images = [found.decoded_message for found in reader.iter_decoded_messages(topics=["/cam/image/compressed"])]
+    assert [image.format for image in images] == ["png"] * 4
+    for image, picture in zip(images, PICTURES, strict=True):
+        assert np.array_equal(cv2.imdecode(np.frombuffer(image.data, np.uint8), cv2.IMREAD_UNCHANGED), picture)
+    assert images[1].header.frame_id == f"l/cam/{2**60 + 1}/1"
 
 
 def test_another_reader_sees_outcomes_and_the_description(path: Path) -> None:
@@ -199,8 +215,17 @@ def test_a_recording_of_another_format_is_refused_with_its_version(tmp_path: Pat
         read_recording(tmp_path / "r.mcap")
 
 
-def test_a_cut_image_message_is_a_value_error() -> None:
-    data = b"".join(rosimage.encode(PICTURES[2], 5, "l/cam/1/2"))
+@pytest.mark.parametrize("compression", KINDS)
+def test_a_cut_image_message_is_a_value_error(compression: Compression) -> None:
+    kind = KINDS[compression]
+    data = b"".join(kind.encode(PICTURES[2], 5, "l/cam/1/2"))
     for cut in range(len(data)):
         with pytest.raises(ValueError):
-            rosimage.decode(data[:cut])
+            kind.decode(data[:cut])
+
+
+def test_a_png_of_another_name_or_damaged_is_a_value_error() -> None:
+    data = b"".join(KINDS["png"].encode(PICTURES[0], 5, "l/cam/1/2"))
+    for old, new in ((b"png", b"jpg"), (b"IDAT", b"IDOT"), (b"\x89PNG", b"xPNG")):
+        with pytest.raises(ValueError):
+            KINDS["png"].decode(data.replace(old, new))

@@ -17,6 +17,7 @@ from line_worker.images import read_image
 from line_worker.recordings import Span
 from line_worker.verdicts import Reason
 from line_worker.wire.frames import checksum
+from line_worker.wire.mcap_writer import McapWriter
 from line_worker.wire.messages import Frame, FrameKey, Outcome
 from line_worker.wire.recording import RecordedFrame, RecordingMeta, Trigger, read_recording
 from line_worker.wire.recording_writer import RecordingWriter
@@ -95,6 +96,28 @@ def test_a_cut_holds_its_span_and_nothing_else(path, tmp_path):
         assert item.at == pytest.approx(original.at, abs=1e-6)
     assert [item.key.seq for item in items if isinstance(item, Outcome)] == [2, 3, 4, 5]
     assert recordings.look(out).problems == []
+
+
+def test_a_cut_compresses_and_back_without_loss(path, tmp_path):
+    small, back, again = (tmp_path / f"{name}.mcap" for name in ("small", "back", "again"))
+    run("recording", "cut", path, small, "--compression", "png")
+    run("recording", "cut", small, back, "--compression", "none")
+    run("recording", "cut", small, again)
+    originals = [item.pixels for item in read_recording(path) if isinstance(item, RecordedFrame)]
+    for out, how in ((small, "png"), (back, "none"), (again, "png")):
+        assert recordings.look(out).compression == how
+        assert run("recording", "verify", out)[0] == 0
+        found = [item.pixels for item in read_recording(out) if isinstance(item, RecordedFrame)]
+        assert all((a is None and b is None) or np.array_equal(a, b) for a, b in zip(found, originals, strict=True))
+    assert "pictures as PNG, closed in good order" in run("recording", "info", small)[1]
+
+
+def test_verify_tells_what_other_programs_could_not_read(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(McapWriter, "_indexes", lambda self, at: {})
+    recordings.cut(path, tmp_path / "x.mcap", Span())
+    code, words = run("recording", "verify", tmp_path / "x.mcap")
+    assert code == 1
+    assert "its message indexes do not point at its messages" in words
 
 
 def test_an_export_is_laid_out_by_verdict(path, tmp_path):

@@ -144,7 +144,7 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
         from line_worker.wire.recording_parts import Limits
 
         limits = Limits(sink.part_mb * 1e6, sink.part_minutes * 60, sink.quota_mb * 1e6)
-        return Recorder(sink.path, config, sink.tolerance, limits)
+        return Recorder(sink.path, config, sink.tolerance, limits, sink.compression)
     if sink.kind == "shadow":
         from line_worker.sink.shadow import Shadow
 

@@ -28,6 +28,7 @@ from line_worker.wire.limits import RECORDER_BYTES
 from line_worker.wire.recording import RecordingMeta, Trigger
 from line_worker.wire.recording_parts import Limits, RecordingParts
 from line_worker.wire.recording_writer import RecordingWriter
+from line_worker.wire.rosimage import Compression
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,10 +56,11 @@ class Recorder(QuietSink):
         config: Config,
         tolerance: float,
         limits: Limits = ONE_FILE,
+        compression: Compression = "none",
         queue_bytes: int = RECORDER_BYTES,
     ) -> None:
         self._path, self._config, self._tolerance = path, config, tolerance
-        self._limits, self._queue_bytes = limits, queue_bytes
+        self._limits, self._compression, self._queue_bytes = limits, compression, queue_bytes
         self._thread: WriterThread | None = None
         self._reader = FrameReader()
         self._taken, self._delivered = RecentKeys(), RecentKeys()
@@ -73,9 +75,7 @@ class Recorder(QuietSink):
         self._first.clear()
         meta = RecordingMeta(self._config.line.name, time.time(), self._tolerance, self._config.public_json())
         try:
-            parted = self._limits.parted
-            writer = RecordingParts(self._path, meta, self._limits) if parted else RecordingWriter(self._path, meta)
-            self._thread = WriterThread(writer)
+            self._thread = WriterThread(self._writer(meta))
         except RecordingError as error:
             raise SinkError(str(error)) from error
         self._thread.start()
@@ -128,6 +128,11 @@ class Recorder(QuietSink):
             self._thread.finish()
             self._thread = None
         self._reader.close()
+
+    def _writer(self, meta: RecordingMeta) -> RecordingWriter | RecordingParts:
+        if self._limits.parted:
+            return RecordingParts(self._path, meta, self._limits, self._compression)
+        return RecordingWriter(self._path, meta, self._compression)
 
     def _began(self, key: FrameKey) -> bool:
         """Whether the part came after this recording began; without clocks, which may differ from the hub's."""

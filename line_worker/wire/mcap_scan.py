@@ -158,8 +158,13 @@ class McapScan:
 def _records_of(body: bytes) -> list[McapRecord]:
     """Return the records in a chunk; one of BROKEN when it is damaged, or would be too large unpacked."""
     chunk = Chunk.read(ReadDataStream(BytesIO(body)))
+    check_size(chunk)
+    records: list[McapRecord] = breakup_chunk(chunk, validate_crc=True)
+    return records
+
+
+def check_size(chunk: Chunk) -> None:
+    """Refuse, with a ValueError, a chunk that would take too much memory unpacked."""
     size = zstandard.frame_content_size(chunk.data) if chunk.compression == "zstd" else 0
     if max(chunk.uncompressed_size, size) > MAX_CHUNK:
         raise ValueError(f"it would unpack to {chunk.uncompressed_size} bytes, at most {MAX_CHUNK} are read")
-    records: list[McapRecord] = breakup_chunk(chunk, validate_crc=True)
-    return records

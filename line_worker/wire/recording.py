@@ -1,11 +1,11 @@
 """Recordings of a line: what is in one, and the reader. (`recording_writer` writes, `mcap_scan` reads damaged files.)
 
-One MCAP file: every camera has a channel of pictures (`/CAMERA/image`, ROS 2 images) and one of triggers
-(`/CAMERA/trigger`, JSON: the announced header, and why its picture is missing if it is); `/outcomes` holds every
-outcome as JSON. A picture is written before its trigger, so a trigger completes it. The metadata record `line-worker`
-says which line, with what tolerance scores may be compared, and the configuration; `line-worker.end` closes a file
-that was finished in good order. Message times are Unix nanoseconds that advance monotonically; `publish_time` is when
-the part was triggered.
+One MCAP file: every camera has a channel of pictures (`/CAMERA/image`, ROS 2 images; `/CAMERA/image/compressed`, PNG)
+and one of triggers (`/CAMERA/trigger`, JSON: the announced header, and why its picture is missing if it is);
+`/outcomes` holds every outcome as JSON. A picture is written before its trigger, so a trigger completes it. The
+metadata record `line-worker` says which line, with what tolerance scores may be compared, and the configuration;
+`line-worker.end` closes a file that was finished in good order. Message times are Unix nanoseconds that advance
+monotonically; `publish_time` is when the part was triggered.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pydantic import TypeAdapter
 from line_worker import __version__
 from line_worker.errors import RecordingError
 from line_worker.verdicts import Reason
-from line_worker.wire import rosimage
 from line_worker.wire.frames import checksum
 from line_worker.wire.mcap_scan import McapScan
 from line_worker.wire.messages import Frame, Outcome
+from line_worker.wire.rosimage import KINDS, Compression
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 START, END = "line-worker", "line-worker.end"  # names of the metadata records
 OUTCOMES = "/outcomes"
+_COMPRESSIONS = {kind.topic: compression for compression, kind in KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Recording:
         self.meta = self._read_meta()
         self.problems: list[str] = []
         self.bundles: set[str] = set()  # of the outcomes read so far
+        self.compression: Compression = "none"  # of the pictures read so far
 
     def __iter__(self) -> Iterator[RecordedFrame | Outcome]:
         self.problems.clear()
@@ -122,8 +124,9 @@ class Recording:
                     outcome = OUTCOME.validate_json(message.data, strict=True)
                     self.bundles |= {outcome.bundle} - {""}
                     yield outcome
-                elif what == "image":
-                    images[camera] = rosimage.decode(message.data)
+                elif what in _COMPRESSIONS:
+                    self.compression = _COMPRESSIONS[what]
+                    images[camera] = KINDS[self.compression].decode(message.data)
                 elif what == "trigger":
                     trigger = TRIGGER.validate_json(message.data, strict=True)
                     yield _complete(trigger, images.pop(camera, None), message.publish_time / 1e9)

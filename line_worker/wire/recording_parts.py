@@ -18,6 +18,7 @@ import structlog
 from line_worker.wire.messages import Outcome
 from line_worker.wire.recording import RecordingMeta, Trigger
 from line_worker.wire.recording_writer import RecordingWriter
+from line_worker.wire.rosimage import Compression
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,8 +44,8 @@ class Limits(NamedTuple):
 class RecordingParts:
     """Writes as RecordingWriter does, by one thread, into one part after the other."""
 
-    def __init__(self, path: Path, meta: RecordingMeta, limits: Limits) -> None:
-        self._path, self._meta, self._limits = path, meta, limits
+    def __init__(self, path: Path, meta: RecordingMeta, limits: Limits, compression: Compression = "none") -> None:
+        self._path, self._meta, self._limits, self._compression = path, meta, limits, compression
         self._writer = self._next(round(meta.created * 1e9))
 
     def frame(self, trigger: Trigger, pixels: NDArray[Any] | None, at_ns: int, trigger_ns: int) -> None:
@@ -84,7 +85,7 @@ class RecordingParts:
         moment = datetime.fromtimestamp(at_ns / 1e9, UTC)
         stamp = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z"
         path = self._path.with_name(f"{self._path.stem}-{stamp}{self._path.suffix}")
-        return RecordingWriter(path, dataclasses.replace(self._meta, created=at_ns / 1e9))
+        return RecordingWriter(path, dataclasses.replace(self._meta, created=at_ns / 1e9), self._compression)
 
     def _drop_oldest(self) -> None:
         """Make room for another part below the quota."""

@@ -1,4 +1,5 @@
-"""A picture as a ROS 2 `sensor_msgs/msg/Image` in CDR, which Foxglove, rerun and the ROS tools open as it is.
+"""A picture as a ROS 2 message in CDR, which Foxglove, Rerun and the ROS tools open as it is: `sensor_msgs/msg/Image`
+as it was taken, or `sensor_msgs/msg/CompressedImage` as PNG.
 
 CDR (OMG DDSI-RTPS 2.5, 10.2; here little-endian): four bytes of encapsulation, then every number aligned to its own
 size counted from there, strings with length and closing NUL, the sequence of bytes with its length.
@@ -7,23 +8,21 @@ size counted from there, strings with length and closing NUL, the sequence of by
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+
+from line_worker.errors import ImageError
+from line_worker.images import decode_image
+from line_worker.wire import png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NAME = "sensor_msgs/msg/Image"
+Compression = Literal["none", "png"]
 _RULE = "=" * 80
-DEFINITION = f"""\
-std_msgs/Header header
-uint32 height
-uint32 width
-string encoding
-uint8 is_bigendian
-uint32 step
-uint8[] data
+_HEADER = f"""\
 {_RULE}
 MSG: std_msgs/Header
 builtin_interfaces/Time stamp
@@ -33,9 +32,34 @@ MSG: builtin_interfaces/Time
 int32 sec
 uint32 nanosec
 """
+_IMAGE = f"""\
+std_msgs/Header header
+uint32 height
+uint32 width
+string encoding
+uint8 is_bigendian
+uint32 step
+uint8[] data
+{_HEADER}"""
+_COMPRESSED_IMAGE = f"""\
+std_msgs/Header header
+string format
+uint8[] data
+{_HEADER}"""
 ENCODINGS = {("uint8", 2): "mono8", ("uint16", 2): "mono16", ("uint8", 3): "bgr8", ("uint16", 3): "bgr16"}
 _KINDS = {encoding: kind for kind, encoding in ENCODINGS.items()}
 _ENCAPSULATION = b"\x00\x01\x00\x00"
+_FORMAT = "png"
+
+
+class Kind(NamedTuple):
+    """How pictures are stored: topic below the camera's (as ROS names it), name and text of the schema, codec."""
+
+    topic: str
+    schema: str
+    definition: str
+    encode: Callable[[NDArray[Any], int, str], tuple[bytes, bytes | memoryview]]
+    decode: Callable[[bytes], tuple[str, NDArray[Any]]]
 
 
 def encode(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> tuple[bytes, memoryview]:
@@ -44,8 +68,7 @@ def encode(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> tuple[bytes, m
     It comes in two buffers, to be written one after the other; the second one is the pixels' own memory.
     """
     height, width = pixels.shape[:2]
-    head = bytearray(struct.pack("<iI", *divmod(stamp_ns, 1_000_000_000)))
-    _text(head, frame_id)
+    head = _header(stamp_ns, frame_id)
     _align(head)
     head += struct.pack("<II", height, width)
     _text(head, ENCODINGS[pixels.dtype.name, pixels.ndim])
@@ -53,6 +76,16 @@ def encode(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> tuple[bytes, m
     _align(head)
     head += struct.pack("<II", pixels.nbytes // height, pixels.nbytes)
     return _ENCAPSULATION + bytes(head), np.ascontiguousarray(pixels).data.cast("B")
+
+
+def encode_png(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> tuple[bytes, bytes]:
+    """Return the message of `pixels` as PNG, in two buffers; see `encode`."""
+    head = _header(stamp_ns, frame_id)
+    _text(head, _FORMAT)
+    _align(head)
+    data = png.encode(pixels)
+    head += struct.pack("<I", len(data))
+    return _ENCAPSULATION + bytes(head), data
 
 
 def decode(data: bytes) -> tuple[str, NDArray[Any]]:
@@ -79,6 +112,34 @@ def decode(data: bytes) -> tuple[str, NDArray[Any]]:
     return frame_id, np.frombuffer(data, dtype, offset=at + 8).reshape(shape)
 
 
+def decode_png(data: bytes) -> tuple[str, NDArray[Any]]:
+    """Return (frame_id, pixels) of a message that `encode_png` made.
+
+    Raises:
+        ValueError: the bytes are no such message, or the picture is damaged or would be too large.
+    """
+    if data[:4] != _ENCAPSULATION:
+        raise ValueError("not little-endian CDR")
+    try:
+        frame_id, at = _read_text(data, 12)
+        kind, at = _read_text(data, at)
+        (nbytes,) = struct.unpack_from("<I", data, at := _aligned(at))
+    except struct.error as error:
+        raise ValueError(f"cut: {error}") from error
+    if kind != _FORMAT or nbytes != len(data) - at - 4:
+        raise ValueError(f"{len(data) - at - 4} bytes of {kind!r}, {nbytes} of {_FORMAT!r} announced")
+    try:
+        return frame_id, decode_image(data[at + 4 :], frame_id)
+    except ImageError as error:
+        raise ValueError(str(error)) from error
+
+
+def _header(stamp_ns: int, frame_id: str) -> bytearray:
+    head = bytearray(struct.pack("<iI", *divmod(stamp_ns, 1_000_000_000)))
+    _text(head, frame_id)
+    return head
+
+
 def _align(buffer: bytearray) -> None:
     buffer += bytes(-len(buffer) % 4)
 
@@ -99,3 +160,9 @@ def _read_text(data: bytes, at: int) -> tuple[str, int]:
     (length,) = struct.unpack_from("<I", data, at)
     end = at + 4 + length
     return data[at + 4 : end - 1].decode(), end
+
+
+KINDS: dict[Compression, Kind] = {
+    "none": Kind("image", "sensor_msgs/msg/Image", _IMAGE, encode, decode),
+    "png": Kind("image/compressed", "sensor_msgs/msg/CompressedImage", _COMPRESSED_IMAGE, encode_png, decode_png),
+}
