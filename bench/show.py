@@ -11,9 +11,10 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from bench.line import Measured
+from bench.line import Load, Measured
 from bench.page import Phase
 from bench.plc import Way
+from bench.recording import Cost as RecordingCost
 from bench.soak import Soaked
 from bench.wire import Cost
 
@@ -94,6 +95,25 @@ def show_costs(costs: Sequence[Cost], *, as_json: bool) -> None:
     for cost in costs:
         figures = (cost.ms, cost.fastest_ms, cost.slowest_ms, cost.cpu_ms)
         table.add_row(cost.transport, *(f"{figure:.2f}" for figure in figures))
+    console = Console()
+    console.print(table)
+    console.print(machine(), style="dim")
+
+
+def show_recording(load: Load, costs: Sequence[RecordingCost], *, as_json: bool) -> None:
+    """Print the line's latency without a recorder and with one, and what is missing in its files."""
+    if as_json:
+        print(json.dumps({"machine": machine(), "load": asdict(load), "costs": [asdict(cost) for cost in costs]}))
+        return
+    size = f"{load.width}x{load.height}, {load.rate:g} parts/s, median of {costs[0].runs} run(s)"
+    table = Table(title=f"Frame ready -> outcome at the sink, ms ({size})")
+    for column in ("recorder", "parts", "undecided", "missing", "p50", "p99", "p99 of the runs", "MB"):
+        table.add_column(column, justify="left" if column == "recorder" else "right")
+    for cost in costs:
+        name = {"without": "without", "none": "as taken", "png": "PNG"}[cost.way]
+        spread = f"{cost.lowest_p99_ms:.1f} to {cost.highest_p99_ms:.1f}"
+        counts = (str(cost.parts), str(cost.undecided), str(cost.missing))
+        table.add_row(name, *counts, f"{cost.p50_ms:.1f}", f"{cost.p99_ms:.1f}", spread, f"{cost.mb:.0f}")
     console = Console()
     console.print(table)
     console.print(machine(), style="dim")

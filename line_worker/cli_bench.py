@@ -113,6 +113,29 @@ def wire(
 
 
 @bench_app.command()
+def recording(
+    model: Model = "stub",
+    rate: Rate = 100,
+    seconds: Seconds = 10,
+    size: Size = "1024x1024",
+    workers: Workers = 2,
+    folder: Folder = "",
+    deadline: Deadline = 1000,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each way; they take turns, the median counts.")] = 3,
+    place: Annotated[Path | None, typer.Option(metavar="DIR", help="Where journal and recording lie.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Measure the line's latency without a recorder and with one; exit code 1 when anything is missing in its file."""
+    from bench.recording import measure
+    from bench.show import show_recording
+
+    load = _load(model, rate, seconds, size, workers, folder, deadline)
+    costs = measure(load, runs, place=place)
+    show_recording(load, costs, as_json=as_json)
+    return 0 if all(cost.whole for cost in costs) else 1
+
+
+@bench_app.command()
 def plc(
     via: Annotated[str, typer.Option(metavar="A,B,...", help="Protocols: modbus, opcua, s7.")] = "modbus,opcua,s7",
     rate: Rate = 50,

@@ -1,6 +1,6 @@
 """Pictures as PNG at the speed of a camera: every row as its difference from the row above (PNG's filter "up"), then
-deflate by ISA-L. On photographs of screws that takes 2 ms a megabyte and leaves a fifth; OpenCV's own encoder takes 9 ms
-and leaves more. Any reader of PNG reads it.
+deflate by ISA-L. On photographs of screws that takes 2 ms a megabyte and leaves a fifth; OpenCV's own encoder takes
+9 ms and leaves more. Any reader of PNG reads it.
 """
 
 from __future__ import annotations
