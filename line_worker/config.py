@@ -94,6 +94,32 @@ class GenicamSource(Section):
     timeout_ms: float = Field(default=0.0, ge=0)
 
 
+class GigeSource(Section):
+    """A GigE Vision camera on the network, without its vendor's software; otherwise as GenicamSource.
+
+    device: serial number, user's name, IP address, MAC or model. interface: the network card, by name or address; "":
+    any. packet_size: bytes, 0: as large as the card takes.
+    """
+
+    kind: Literal["gige"]
+    device: str = ""
+    interface: str = ""
+    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    packet_size: int = Field(default=0, ge=0, le=65_535)
+    resend: bool = True  # lost packets are asked for again
+    timeout_ms: float = Field(default=0.0, ge=0)
+
+
+class BaslerSource(Section):
+    """A Basler camera through pylon; as GenicamSource."""
+
+    kind: Literal["basler"]
+    device: str = ""
+    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    buffers: int = Field(default=16, ge=1, le=256)
+    timeout_ms: float = Field(default=0.0, ge=0)
+
+
 class SyntheticSource(Section):
     """Drawn parts, a share `defects` of them bad; `part = "noise"` gives plain noise, to measure the line alone."""
 
@@ -118,7 +144,14 @@ class ReplaySource(Section):
 
 
 Source = Annotated[
-    FolderSource | VideoSource | CameraSource | GenicamSource | SyntheticSource | ReplaySource,
+    FolderSource
+    | VideoSource
+    | CameraSource
+    | GenicamSource
+    | GigeSource
+    | BaslerSource
+    | SyntheticSource
+    | ReplaySource,
     Field(discriminator="kind"),
 ]
 
@@ -310,6 +343,9 @@ _SECTIONS: dict[str, type[Section]] = {
     "folder": FolderSource,
     "video": VideoSource,
     "camera": CameraSource,
+    "genicam": GenicamSource,
+    "gige": GigeSource,
+    "basler": BaslerSource,
     "synthetic": SyntheticSource,
     "replay": ReplaySource,
     "plc": PlcSink,

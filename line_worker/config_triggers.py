@@ -100,8 +100,9 @@ def _of_camera(camera: dict[str, Any], sinks: list[dict[str, Any]]) -> list[str]
     if not isinstance(trigger, dict) or not isinstance(source, dict):
         return []
     kind = trigger.get("kind")
-    if kind == "hardware" and source.get("kind") != "genicam":
-        return [f"cameras: {name!r} has no input for a hardware trigger; that needs a source of kind genicam"]
+    if kind == "hardware" and source.get("kind") not in WITH_INPUTS:
+        kinds = " or ".join(WITH_INPUTS)
+        return [f"cameras: {name!r} has no input for a hardware trigger; that needs a source of kind {kinds}"]
     if kind in ("sink", "interval") and source.get("kind") == "replay":
         return [f"cameras: {name!r} is a recording, which has its own triggers; take the trigger out"]
     if kind != "sink":
@@ -130,6 +131,7 @@ def _of_parts(parts: dict[str, Any], cameras: list[str]) -> list[str]:
     return problems
 
 
+WITH_INPUTS = ("genicam", "gige", "basler")  # kinds of sources whose cameras have inputs for a trigger
 FIRING = ("plc", "s7", "opcua", "http")  # kinds of sinks whose other side can trigger
 
 

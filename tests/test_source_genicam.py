@@ -17,8 +17,10 @@ from line_worker.config import GenicamSource
 from line_worker.errors import SourceError
 from line_worker.images import read_image
 from line_worker.source import Captured
-from line_worker.source.genicam import Device, GenicamFrames, Numbers, chosen, devices, harvester
-from line_worker.source.pixels import picture
+from line_worker.source.devices import Device, chosen
+from line_worker.source.genicam import GenicamFrames, devices, harvester
+from line_worker.source.numbered import Numbers
+from line_worker.source.pixels import picture, unpacked
 from line_worker.verdicts import Reason
 
 genicam = pytest.importorskip(
@@ -118,18 +120,20 @@ def test_an_incomplete_buffer_is_a_gap_and_counted_once():
 @pytest.mark.parametrize(
     ("numbers", "lost"),
     [
-        ([5, 6, 7], [0, 0, 0]),
-        ([5, 8, 9], [0, 2, 0]),
-        ([65534, 65535, 1, 2], [0, 0, 0, 0]),
-        ([65534, 2], [0, 2]),  # 65535 and 1
-        ([100, 100], [0, 0]),
-        ([3, 2**40], [0, 0]),  # counted anew: not a billion parts
-        ([40_000, 1], [0, 0]),
+        ([5, 6, 7], [[], [], []]),
+        ([5, 8, 9], [[], [6, 7], []]),
+        ([65534, 65535, 1, 2], [[], [], [], []]),
+        ([65534, 2], [[], [65535, 1]]),
+        ([65535, 3], [[], [1, 2]]),
+        ([65534, 65537], [[], [65535, 65536]]),  # GigE Vision 2 counts on
+        ([100, 100], [[], []]),
+        ([3, 2**40], [[], []]),  # counted anew: not a billion parts
+        ([40_000, 1], [[], []]),
     ],
 )
 def test_lost_frames_are_counted_by_the_cameras_own_numbers(numbers, lost):
     counter = Numbers()
-    assert [counter.lost_before(number) for number in numbers] == lost
+    assert [counter.missing_before(number) for number in numbers] == lost
 
 
 def test_lost_frames_become_gaps_before_the_next_picture(monkeypatch):
@@ -140,6 +144,7 @@ def test_lost_frames_become_gaps_before_the_next_picture(monkeypatch):
         monkeypatch.setattr(frames._numbers, "_last", frames._numbers._last - 3)  # as if three had not come
         found = read(frames, 4)
         assert [captured.problem for captured in found] == [Reason.NO_FRAME] * 3 + [Reason.NONE]
+        assert np.diff([captured.trigger for captured in found]).tolist() == [1] * 3, "each with its number"
         assert [captured.pixels is None for captured in found] == [True] * 3 + [False]
     finally:
         frames.close()
@@ -207,3 +212,22 @@ def test_colour_comes_as_bgr(name):
 def test_other_formats_and_short_buffers_are_refused(name, size, words):
     with pytest.raises(SourceError, match=words):
         picture(np.zeros(size, np.uint8), 4, 3, name)
+
+
+@pytest.mark.parametrize("name", ["Mono12", "Mono12p", "Mono12Packed"])
+def test_what_a_driver_has_unpacked_is_raised_to_full_scale(name):
+    samples = np.full((3, 4), 4095, np.uint16)
+    assert np.array_equal(unpacked(samples, name), samples << 4)
+
+
+def test_unpacked_colour_and_mosaics_come_as_bgr():
+    rgb = np.tile(np.array([3, 2, 1], np.uint8), (2, 3, 1))
+    assert np.array_equal(unpacked(rgb, "BGR8"), np.tile(np.array([1, 2, 3], np.uint8), (2, 3, 1)))
+    mosaic = np.tile(np.array([[200, 90], [90, 10]], np.uint16), (8, 8))
+    assert np.array_equal(unpacked(mosaic, "BayerRG10p")[8, 8], np.array([10, 90, 200]) << 6)
+
+
+@pytest.mark.parametrize(("shape", "name"), [((12,), "Mono8"), ((3, 4), "YUV422_8"), ((3, 4), "RGB8")])
+def test_what_the_driver_could_not_unpack_is_refused(shape, name):
+    with pytest.raises(SourceError, match=f"gives {name}"):
+        unpacked(np.zeros(shape, np.uint8), name)

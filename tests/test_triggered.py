@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from line_worker.config import parse
 from line_worker.errors import ConfigError
 from line_worker.source import Captured
-from line_worker.source.genicam import trigger_nodes
+from line_worker.source.nodes import trigger_nodes
 from line_worker.source.triggered import Fired, Interval, Triggers
 from line_worker.verdicts import Reason
 

@@ -21,10 +21,10 @@ from line_worker.verdicts import Reason
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from line_worker.config import Camera
+    from line_worker.config import BaslerSource, Camera, GenicamSource, GigeSource
 
 
-LIVE = ("camera", "genicam")  # kinds that give frames whether or not the line runs
+LIVE = ("camera", "genicam", "gige", "basler")  # kinds that give frames whether or not the line runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,11 @@ def make_source(camera: Camera) -> Source:
         from line_worker.source.camera import CameraFrames
 
         return CameraFrames(source)
-    if source.kind == "genicam":
-        from line_worker.source.genicam import GenicamFrames, trigger_nodes
+    if source.kind == "genicam" or source.kind == "gige" or source.kind == "basler":
+        from line_worker.source.nodes import trigger_nodes
 
-        nodes = trigger_nodes(camera.trigger) | source.nodes
-        return GenicamFrames(source.model_copy(update={"nodes": nodes}))
+        nodes = trigger_nodes(camera.trigger) | source.nodes  # what is set by hand counts
+        return _with_nodes(source.model_copy(update={"nodes": nodes}))
     if source.kind == "replay":
         from line_worker.source.replay import ReplayFrames
 
@@ -89,3 +89,17 @@ def make_source(camera: Camera) -> Source:
     from line_worker.source.synthetic import SyntheticFrames
 
     return SyntheticFrames(source)
+
+
+def _with_nodes(source: GenicamSource | GigeSource | BaslerSource) -> Source:
+    if source.kind == "gige":
+        from line_worker.source.gige import GigeFrames
+
+        return GigeFrames(source)
+    if source.kind == "basler":
+        from line_worker.source.basler import BaslerFrames
+
+        return BaslerFrames(source)
+    from line_worker.source.genicam import GenicamFrames
+
+    return GenicamFrames(source)

@@ -16,6 +16,7 @@ from line_worker.errors import SourceError
 
 MONO = re.compile(r"Mono(8|10|12|14|16)")
 BAYER = re.compile(r"Bayer(RG|GR|GB|BG)(8|10|12|14|16)")
+PACKED = re.compile(r"(p|Packed)$")
 ROWS = {"RG": "RGGB", "GR": "GRBG", "GB": "GBRG", "BG": "BGGR"}  # PFNC names the first row, OpenCV all four pixels
 COLOURS = {"BGR8": (3, False), "RGB8": (3, True), "BGRa8": (4, False), "RGBa8": (4, True)}
 FORMATS = "Mono8/10/12/14/16, BayerRG/GR/GB/BG8/10/12/14/16, BGR8, RGB8, BGRa8, RGBa8"
@@ -43,15 +44,35 @@ def picture(data: NDArray[Any], width: int, height: int, pixel_format: str) -> N
     return np.ascontiguousarray(pixels[..., 2::-1] if swapped else pixels[..., :3])
 
 
+def unpacked(samples: NDArray[Any], pixel_format: str) -> NDArray[Any]:
+    """Return what a driver has unpacked, (H, W) samples or (H, W, 3) RGB, as `picture` does; packed formats count, too.
+
+    Raises SourceError for a format that the driver did not unpack.
+    """
+    if samples.ndim == 3:
+        return np.ascontiguousarray(samples[..., ::-1])
+    plain = PACKED.sub("", pixel_format)
+    if samples.ndim != 2 or plain in COLOURS:
+        raise _unknown(pixel_format)
+    bits = _layout(plain)[1]
+    if found := BAYER.fullmatch(plain):
+        return _raised(_demosaiced(samples, found[1]), bits)
+    return _raised(np.ascontiguousarray(samples), bits)
+
+
 def _layout(pixel_format: str) -> tuple[int, int]:
     """Return how many samples a pixel has, and of how many bits."""
     if found := MONO.fullmatch(pixel_format) or BAYER.fullmatch(pixel_format):
         return 1, int(found[found.lastindex or 1])
     if pixel_format in COLOURS:
         return COLOURS[pixel_format][0], 8
-    raise SourceError(
+    raise _unknown(pixel_format)
+
+
+def _unknown(pixel_format: str) -> SourceError:
+    return SourceError(
         f"the camera gives {pixel_format}, which is not read here; parts cannot be seen; set its PixelFormat to one of "
-        f"{FORMATS} (packed formats are not read)"
+        f"{FORMATS} (packed formats are read from `gige` cameras only)"
     )
 
 
