@@ -27,6 +27,7 @@ from line_worker.sink.plc.registers import (
     decode,
     encode,
 )
+from line_worker.sink.plc.scl import as_scl
 from line_worker.sink.plc.structured_text import as_structured_text
 from line_worker.verdicts import StopCause
 
@@ -298,3 +299,53 @@ def test_part_id_and_recipe_reach_the_station(both: Both) -> None:
     both.block.state["Recipe"] = 7
     both.cycles()
     assert (both.told.next_part, both.told.recipe_wanted) == ("AB", 7)
+
+
+# ---- SCL, for TIA Portal ---------------------------------------------------------------------------------------------
+
+
+def names(text: str) -> list[str]:
+    """Return every name that the function block declares."""
+    declared = re.sub(r"\(\*.*?\*\)", "", text, flags=re.DOTALL).rsplit("END_VAR", 1)[0]
+    return re.findall(r"^ +(\w+)(?: \{[^}]*\})? :", declared, re.MULTILINE)
+
+
+def test_no_two_names_differ_in_case_alone_for_a_plc_knows_no_case() -> None:
+    found = [name.lower() for name in names(TEXT)]
+    assert len(found) == len(set(found)) > 40
+
+
+def block(source: str) -> str:
+    """Return the function block of an SCL source."""
+    return source.split('FUNCTION_BLOCK "FB_LineWorker"\n')[1].split("END_FUNCTION_BLOCK\n")[0]
+
+
+def to_iec(source: str) -> str:
+    """Return the function block of an SCL source as Structured Text."""
+    text = re.sub(r" \{InstructionName := '(\w+)'; LibVersion := '1\.0'\}", "", block(source))
+    text = text.split("VERSION : 0.1\n", 1)[1].replace("\nBEGIN\n", "\n").replace("TON_TIME", "TON")
+    text = re.sub(r"(?<!16)#(?=[A-Za-z])", "", text)
+    text = re.sub(r"\b(IN|N) := (?=WORD_TO|UDINT_TO|16\))", "", text)
+    return re.sub(r"(=|<>) 16#([0-9A-F])\b", r"\1 \2", text) + "END_FUNCTION_BLOCK\n"
+
+
+def test_the_scl_is_the_same_program() -> None:
+    plain = as_structured_text(None, 250).split("FUNCTION_BLOCK FB_LineWorker\n")[1]
+    assert to_iec(as_scl(7, 100, 250)).split() == plain.split()
+
+
+def test_in_scl_every_variable_is_marked_and_nothing_else() -> None:
+    source = as_scl(7, 100, 250)
+    statements = re.sub(r"\(\*.*?\*\)", "", block(source).split("\nBEGIN\n")[1], flags=re.DOTALL)
+    marked = set(re.findall(r"(?<!16)#([A-Za-z]\w*)", statements))
+    assert marked <= set(names(block(source)))
+    assert not marked & set(re.findall(r"(?<![#\w.])([A-Za-z]\w*)", statements))
+    assert "Before : Array[0..99] of Byte;" in source
+    assert "Before" not in as_scl(7, 0, 250)
+
+
+def test_the_data_block_in_scl_is_as_long_as_the_table() -> None:
+    sizes = [int(last) + 1 for last in re.findall(r"Array\[0\.\.(\d+)\] of Word", as_scl(7).split("END_STRUCT")[0])]
+    assert sum(sizes) == FROM_PLC.stop
+    assert sizes[0] == len(TO_PLC)
+    assert sizes[2] == len(FROM_PLC)

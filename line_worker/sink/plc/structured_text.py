@@ -2,7 +2,7 @@
 
 It is `PlcProgram` in the PLC's own language, for one part at a time: reject by default, a window for each part, the
 station's heartbeat, synchronisation, acknowledgement, stop-line. It uses what every vendor has (TON, R_TRIG, WORD
-arithmetic), and gets and gives the registers as two arrays, because how Modbus is called differs between vendors.
+arithmetic), and gets and gives the registers as two arrays, because how they get there differs between vendors.
 Every index comes from the table.
 """
 
@@ -15,8 +15,7 @@ _LAST_TO, _LAST_FROM = len(TO_PLC) - 1, len(FROM_PLC) - 1
 _HEAD = """\
 (* One station of line-worker, register map version {version}, for one part at a time.
 
-   Every cycle: read holding registers {first_to} to {last_to} into FromStation in ONE request, call this block, and
-   write ToStation to registers {first_from} to {last_from} in ONE request. Connected: both were answered.
+{exchange}
 
    Part: TRUE while a part is at the camera's trigger; PartId: its id, two characters a word, zeros behind it, or all
    zeros. Recipe: number of the recipe that should inspect, 0 to leave it as it is. A part's verdict is in Accept once
@@ -40,6 +39,14 @@ VAR_OUTPUT
 END_VAR
 """
 
+_REGISTERS = """\
+   Every cycle: read holding registers {first_to} to {last_to} into FromStation in ONE request, call this block, and
+   write ToStation to registers {first_from} to {last_from} in ONE request. Connected: both were answered."""
+
+_MEMORY = """\
+   Every cycle: copy the array that the station writes to a copy of its own in one go (CPS in a Logix controller), call
+   this block with that copy as FromStation, and copy ToStation to the array that the station reads. Connected: TRUE."""
+
 _BODY = """\
 VAR
     Silence : TON;
@@ -53,8 +60,8 @@ VAR
     SyncEcho : WORD;
     OurHeartbeat : UINT;
     Triggers : UDINT;
-    Seq : DWORD;
-    Trigger : DWORD;
+    NewSeq : DWORD;
+    NewTrigger : DWORD;
     LastSeq : DWORD;
     LastEpoch : WORD;
     SeenAny : BOOL;
@@ -97,20 +104,20 @@ IF Connected AND (FromStation[MAP_VERSION] = {version}) AND (FromStation[SYNC] <
         LastToggle := FromStation[TOGGLE];
     ELSIF FromStation[TOGGLE] <> LastToggle THEN
         (* a new result: it counts only for the part that waits *)
-        Seq := SHL(WORD_TO_DWORD(FromStation[SEQ]), 16) OR WORD_TO_DWORD(FromStation[SEQ + 1]);
-        Trigger := SHL(WORD_TO_DWORD(FromStation[TRIGGER_COUNT]), 16) OR WORD_TO_DWORD(FromStation[TRIGGER_COUNT + 1]);
+        NewSeq := SHL(WORD_TO_DWORD(FromStation[SEQ]), 16) OR WORD_TO_DWORD(FromStation[SEQ + 1]);
+        NewTrigger := SHL(WORD_TO_DWORD(FromStation[TRIGGERED]), 16) OR WORD_TO_DWORD(FromStation[TRIGGERED + 1]);
         Good := Trusted AND (FromStation[VERDICT] = {passed});
         Good := Good AND ((FromStation[VERDICT] XOR FromStation[COMPLEMENT]) = 16#FFFF);
         IF SeenAny AND (FromStation[EPOCH16] = LastEpoch) THEN
-            Good := Good AND (DWORD_TO_UDINT(Seq) > DWORD_TO_UDINT(LastSeq));
+            Good := Good AND (DWORD_TO_UDINT(NewSeq) > DWORD_TO_UDINT(LastSeq));
         END_IF;
-        IF Waiting AND ((Trigger = 0) OR (DWORD_TO_UDINT(Trigger) = Triggers)) THEN
+        IF Waiting AND ((NewTrigger = 0) OR (DWORD_TO_UDINT(NewTrigger) = Triggers)) THEN
             (* 0: the camera does not count triggers; then no second part may come before the first is decided *)
             Accept := Good;
             Decided := TRUE;
             Waiting := FALSE;
         END_IF;
-        LastSeq := Seq;
+        LastSeq := NewSeq;
         LastEpoch := FromStation[EPOCH16];
         SeenAny := TRUE;
         LastToggle := FromStation[TOGGLE];
@@ -130,20 +137,18 @@ ToStation[TRIGGERS_COUNT + 1] := DWORD_TO_WORD(UDINT_TO_DWORD(Triggers) AND 16#F
 END_FUNCTION_BLOCK
 """
 
-_RENAMED = {"trigger": "TRIGGER_COUNT", "triggers": "TRIGGERS_COUNT"}  # the block has variables of these names
+# the block has variables of these names, and upper and lower case are one to a PLC
+_RENAMED = {"trigger": "TRIGGERED", "triggers": "TRIGGERS_COUNT", "recipe": "ACTIVE_RECIPE"}
 
 
-def as_structured_text(base: int = 0, window_ms: int = 500) -> str:
-    """Return the function block for a map that begins at `base`; a part has `window_ms` unless told otherwise."""
-    places = {
-        "first_to": base + TO_PLC.start,
-        "last_to": base + TO_PLC.stop - 1,
-        "first_from": base + FROM_PLC.start,
-        "last_from": base + FROM_PLC.stop - 1,
-        "to_last": _LAST_TO,
-        "from_last": _LAST_FROM,
-    }
-    head = _HEAD.format(version=MAP_VERSION, window_ms=window_ms, **places)
+def as_structured_text(base: int | None = 0, window_ms: int = 500) -> str:
+    """Return the function block for a part that has `window_ms` unless told otherwise.
+
+    `base` is where the map's holding registers begin; None: the station writes into the PLC's memory.
+    """
+    head = _HEAD.format(
+        version=MAP_VERSION, window_ms=window_ms, to_last=_LAST_TO, from_last=_LAST_FROM, exchange=_exchange(base)
+    )
     body = _BODY.format(version=MAP_VERSION, passed=f"16#{Code.PASS:04X}", part_id=_part_id())
     return "\n".join([head.rstrip("\n"), _constants(), body.rstrip("\n")]) + "\n"
 
@@ -152,6 +157,17 @@ def _part_id() -> str:
     """Return the copying of the part's id, register by register: loops differ between vendors."""
     width = next(row.width for row in TABLE if row.name == "next_part")
     return "\n".join(f"ToStation[NEXT_PART + {n}] := PartId[{n}];" for n in range(width))
+
+
+def _exchange(base: int | None) -> str:
+    if base is None:
+        return _MEMORY
+    return _REGISTERS.format(
+        first_to=base + TO_PLC.start,
+        last_to=base + TO_PLC.stop - 1,
+        first_from=base + FROM_PLC.start,
+        last_from=base + FROM_PLC.stop - 1,
+    )
 
 
 def _constants() -> str:
