@@ -20,10 +20,14 @@ from line_worker.config_rules import Checks, LineRules
 from line_worker.config_section import PORTS as PORTS
 from line_worker.config_section import Loopback, Name, Tcp
 from line_worker.config_section import Section as Section
+from line_worker.config_sinks import SINKS
+from line_worker.config_sinks import EtherNetIpSink as EtherNetIpSink
+from line_worker.config_sinks import GpioSink as GpioSink
 from line_worker.config_sinks import HttpSink as HttpSink
 from line_worker.config_sinks import LiveSink as LiveSink
 from line_worker.config_sinks import LogSink as LogSink
 from line_worker.config_sinks import MqttSink as MqttSink
+from line_worker.config_sinks import OpcUaClientSink as OpcUaClientSink
 from line_worker.config_sinks import OpcUaSink as OpcUaSink
 from line_worker.config_sinks import PlcSink as PlcSink
 from line_worker.config_sinks import RecordSink as RecordSink
@@ -32,6 +36,7 @@ from line_worker.config_sinks import ShadowSink as ShadowSink
 from line_worker.config_sinks import Sink as Sink
 from line_worker.config_sinks import StoreSink as StoreSink
 from line_worker.config_sinks import WebhookSink as WebhookSink
+from line_worker.config_sinks import WrittenPlc as WrittenPlc
 from line_worker.config_triggers import FreeTrigger as FreeTrigger
 from line_worker.config_triggers import HardwareTrigger as HardwareTrigger
 from line_worker.config_triggers import IntervalTrigger as IntervalTrigger
@@ -348,15 +353,5 @@ _SECTIONS: dict[str, type[Section]] = {
     "basler": BaslerSource,
     "synthetic": SyntheticSource,
     "replay": ReplaySource,
-    "plc": PlcSink,
-    "s7": S7Sink,
-    "opcua": OpcUaSink,
-    "mqtt": MqttSink,
-    "webhook": WebhookSink,
-    "store": StoreSink,
-    "log": LogSink,
-    "record": RecordSink,
-    "shadow": ShadowSink,
-    "live": LiveSink,
-    "http": HttpSink,
+    **SINKS,
 }

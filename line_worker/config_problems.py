@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel
 
-from line_worker.config_registers import clashes, driven_by_replay
+from line_worker.config_registers import clashes, driven_by_replay, of_one_camera
 from line_worker.config_triggers import trigger_problems
 from line_worker.wire.hosts import host_of, is_loopback
 
@@ -50,6 +50,7 @@ def across(raw: dict[str, Any], base: Path) -> list[str]:
         problems += [f"{what}: the name {name!r} is used twice; every one needs its own" for name in double]
     problems += clashes(_tables(raw.get("sinks")))
     problems += trigger_problems(raw)
+    problems += of_one_camera(_tables(raw.get("cameras")), _tables(raw.get("sinks")))
     problems += driven_by_replay(_tables(raw.get("cameras")), _tables(raw.get("sinks")))
     if sum(sink.get("kind") == "store" for sink in _tables(raw.get("sinks"))) > 1:
         problems.append("sinks: one store is allowed, it owns the crops")

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from line_worker.config_sinks import OpcUaSink, PlcSink, S7Sink
+from line_worker.config_plcs import PLCS, OpcUaSink, PlcSink, S7Sink
 
 MAP_SIZE = 88  # registers of one map; the sink's own table is checked against this
 _KINDS: dict[str, type[PlcSink | S7Sink | OpcUaSink]] = {"plc": PlcSink, "s7": S7Sink, "opcua": OpcUaSink}
 _MODES = {"s7": "client", "opcua": "server"}
 _SPACES = {"plc": ("unit",), "s7": ("rack", "slot", "db")}  # what tells two memories behind one address apart
+_MEMORY = {"opcua-client": ("url", "nodes"), "ethernet-ip": ("host", "port", "slot", "to_plc")}  # for one sink alone
 _STEPS = {"plc": (MAP_SIZE, "registers"), "s7": (2 * MAP_SIZE, "bytes")}
 _KEYS = ("name", "host", "port", "mode", "base", *(key for space in _SPACES.values() for key in space))
 
@@ -19,7 +20,37 @@ _KEYS = ("name", "host", "port", "mode", "base", *(key for space in _SPACES.valu
 def clashes(sinks: list[dict[str, Any]]) -> list[str]:
     """Return what is wrong between the PLC sinks among `sinks`, the tables of line.toml."""
     plcs = [_settings(sink) for sink in sinks if sink.get("kind") in _KINDS and _has_place(sink)]
-    return [problem for one, other in combinations(plcs, 2) for problem in _between(one, other)]
+    return [problem for one, other in combinations(plcs, 2) for problem in _between(one, other)] + _shared(sinks)
+
+
+def _shared(sinks: list[dict[str, Any]]) -> list[str]:
+    problems = []
+    for one, other in combinations([sink for sink in sinks if sink.get("kind") in _MEMORY], 2):
+        keys = _MEMORY[one["kind"]]
+        if one["kind"] == other["kind"] and all(_value(one, key) == _value(other, key) is not None for key in keys):
+            names = f"{_value(one, 'name')!r} and {_value(other, 'name')!r}"
+            where = ", ".join(f"{key} {_value(one, key)}" for key in keys)
+            problems.append(f"sinks: {names} write to the same memory ({where}); give each its own")
+    return problems
+
+
+def _value(sink: dict[str, Any], key: str) -> Any:
+    """Return what `sink` says of `key`, None where it says nothing and must."""
+    field = PLCS[sink["kind"]].model_fields[key]
+    return sink.get(key, None if field.is_required() else field.default)
+
+
+def of_one_camera(cameras: list[dict[str, Any]], sinks: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong with digital outputs, which say PASS or REJECT and not of which camera's part."""
+    names = [camera.get("name") for camera in cameras]
+    problems = []
+    for sink in (sink for sink in sinks if sink.get("kind") == "gpio"):
+        name, camera = sink.get("name", "gpio"), sink.get("camera", "")
+        if camera and camera not in names:
+            problems.append(f"sinks: {name!r}: there is no camera {camera!r} (there are: {', '.join(map(str, names))})")
+        if not camera and len(names) > 1:
+            problems.append(f"sinks: {name!r}: its lines cannot tell the parts of several cameras apart; set camera")
+    return problems
 
 
 def driven_by_replay(cameras: list[dict[str, Any]], sinks: list[dict[str, Any]]) -> list[str]:
@@ -27,11 +58,10 @@ def driven_by_replay(cameras: list[dict[str, Any]], sinks: list[dict[str, Any]])
     sources = [camera["source"] for camera in cameras if isinstance(camera.get("source"), dict)]
     if all(source.get("kind") != "replay" for source in sources):
         return []
-    remedies = {
+    remedies: dict[str, tuple[str, bool | None, str]] = {
         "plc": ("simulate", False, ", or set simulate = true"),
         "opcua": ("handshake", True, ", or set handshake = false"),
-        "s7": ("", None, ""),
-    }
+    } | dict.fromkeys(("s7", "opcua-client", "ethernet-ip", "gpio"), ("", None, ""))
     problems = []
     for sink in sinks:
         if str(sink.get("kind")) not in remedies:

@@ -11,66 +11,16 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from line_worker.config_plcs import PLCS, Port
+from line_worker.config_plcs import EtherNetIpSink as EtherNetIpSink
+from line_worker.config_plcs import GpioSink as GpioSink
+from line_worker.config_plcs import OpcUaClientSink as OpcUaClientSink
+from line_worker.config_plcs import OpcUaSink as OpcUaSink
+from line_worker.config_plcs import PlcSink as PlcSink
+from line_worker.config_plcs import S7Sink as S7Sink
+from line_worker.config_plcs import WrittenPlc as WrittenPlc
 from line_worker.config_section import Name, Section
 from line_worker.wire.hosts import is_loopback
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class PlcSink(Section):
-    """Modbus TCP: as `server` the PLC polls us, as `client` we write to the PLC at `host`."""
-
-    durable: ClassVar[bool] = False
-    kind: Literal["plc"]
-    name: Name = "plc"
-    mode: Literal["server", "client"] = "server"
-    host: str = "127.0.0.1"
-    port: Port = 5020
-    unit: int = Field(default=1, ge=0, le=247)
-    base: int = Field(default=0, ge=0, le=65000)  # address of the first register
-    plc_heartbeat_ms: PositiveFloat = 1000.0  # an older heartbeat of the PLC is stale: nothing passes
-    queue: int = Field(default=8, ge=1, le=64)  # results that may wait for acknowledgement; one more is a fault
-    simulate: bool = False  # start the simulated PLC beside the line
-
-
-class S7Sink(Section):
-    """A Siemens PLC: over S7 (PUT/GET) we keep the register table in data block `db` of the CPU at `host`."""
-
-    durable: ClassVar[bool] = False
-    kind: Literal["s7"]
-    name: Name = "s7"
-    host: str = Field(min_length=1)
-    port: Port = 102
-    rack: int = Field(default=0, ge=0, le=7)
-    slot: int = Field(default=1, ge=0, le=31)  # of the CPU: 1 in an S7-1200 or -1500, 2 in an S7-300
-    db: int = Field(ge=1, le=65535)
-    base: int = Field(default=0, ge=0, le=65360, multiple_of=2)  # the table's first byte; words begin at even ones
-    poll_ms: float = Field(default=5.0, ge=1, le=100)  # between two looks while a result waits for acknowledgement
-    plc_heartbeat_ms: PositiveFloat = 1000.0  # as for Modbus
-    queue: int = Field(default=8, ge=1, le=64)
-
-
-class OpcUaSink(Section):
-    """An OPC UA server: OPC 40100 results for the plant and, with a handshake, the register table for one PLC."""
-
-    durable: ClassVar[bool] = False
-    kind: Literal["opcua"]
-    name: Name = "opcua"
-    host: str = "127.0.0.1"
-    port: Port = 4840
-    handshake: bool = True  # a PLC decides by it: the line does not run until that PLC has synchronised
-    plc_heartbeat_ms: PositiveFloat = 1000.0
-    queue: int = Field(default=8, ge=1, le=64)
-    certificate: Path | None = None  # with it everything is encrypted; without it nothing is
-    private_key: Path | None = None
-    trusted: Path | None = None  # folder: certificates of the clients that may come in
-
-    @model_validator(mode="after")
-    def _complete(self) -> OpcUaSink:
-        given = [name for name in ("certificate", "private_key", "trusted") if getattr(self, name) is not None]
-        if len(given) in (1, 2):
-            raise ValueError(f"certificate, private_key and trusted go together; given: {', '.join(given)}")
-        return self
 
 
 class MqttSink(Section):
@@ -225,6 +175,9 @@ Sink = Annotated[
     PlcSink
     | S7Sink
     | OpcUaSink
+    | OpcUaClientSink
+    | EtherNetIpSink
+    | GpioSink
     | MqttSink
     | WebhookSink
     | StoreSink
@@ -235,3 +188,13 @@ Sink = Annotated[
     | HttpSink,
     Field(discriminator="kind"),
 ]
+SINKS: dict[str, type[Section]] = PLCS | {
+    "mqtt": MqttSink,
+    "webhook": WebhookSink,
+    "store": StoreSink,
+    "log": LogSink,
+    "record": RecordSink,
+    "shadow": ShadowSink,
+    "live": LiveSink,
+    "http": HttpSink,
+}

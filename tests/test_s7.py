@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("snap7", reason="python-snap7 is missing: pip install 'line-worker[s7]'")
 
 import snap7
+from s7_plc import BASE, DB, S7Plc, Wire, free_port
 from snap7.error import S7Error
 from snap7.util import get_dword, get_real, get_word
 
@@ -29,7 +30,6 @@ from line_worker.sink.plc.registers import FROM_PLC, MAP_VERSION, SIZE, TO_PLC
 from line_worker.sink.plc.s7 import BlockClient
 from line_worker.sink.plc.s7_served import ServedBlock
 from plc_station import HOST, QUEUED, Station, outcome, sink_process, wait_for
-from s7_plc import BASE, DB, S7Plc, Wire, free_port
 
 
 def settings(port: int, **changes: object) -> S7Sink:

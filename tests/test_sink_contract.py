@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s7_plc import BASE, DB, S7Plc
 
 from line_worker.config import MqttSink, OpcUaSink, PlcSink, S7Sink, WebhookSink, parse
 from line_worker.sink import Sink
@@ -28,7 +29,6 @@ from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.sink.store import Store, read_outcomes
 from line_worker.sink.webhook import Webhook
 from line_worker.wire.messages import Crop, Frame, FrameKey, HubState, Outcome
-from s7_plc import BASE, DB, S7Plc
 
 HOST = "127.0.0.1"
 LINE = {

@@ -1,4 +1,4 @@
-"""The line's ways to the plant's network: ports for OPC UA and the page; brokers and web servers, and who they are."""
+"""The line's ways to the plant: ports for OPC UA and the page, digital outputs, brokers and web servers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from line_worker.config import Config, HttpSink, LiveSink, MqttSink, OpcUaSink, WebhookSink
+from line_worker.config import Config, GpioSink, HttpSink, LiveSink, MqttSink, OpcUaSink, WebhookSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.doctor.ways import Check, free
 from line_worker.errors import SinkError
 from line_worker.live.door import Door
+from line_worker.sink.gpio.chip import Wiring, chip_of
 from line_worker.sink.http import read_token
 from line_worker.sink.secret import read_secret
 from line_worker.sink.served import encryption
@@ -29,6 +30,8 @@ def plant_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]
         what = f"sink {sink.name}"
         if isinstance(sink, OpcUaSink):
             yield what, partial(check_opcua, what, sink, running=running)
+        if isinstance(sink, GpioSink):
+            yield what, partial(check_gpio, what, sink, running=running)
         if isinstance(sink, LiveSink):
             yield what, partial(check_live, what, sink, running=running)
         if isinstance(sink, HttpSink):
@@ -49,6 +52,20 @@ def check_opcua(what: str, sink: OpcUaSink, *, running: bool) -> Iterator[Findin
     if not is_loopback(sink.host) and sink.certificate is None:
         advice = "set certificate, private_key and trusted where the clients can use them"
         yield warning(what, "other hosts reach it, and nothing is encrypted or signed", advice)
+
+
+def check_gpio(what: str, sink: GpioSink, *, running: bool) -> Iterator[Finding]:
+    """The chip is there, and its lines are free; they reject for a moment."""
+    lines = ", ".join(f"{name} {line}" for name, line in sink.lines.items())
+    if running:
+        yield ok(what, f"not tried: the running line has the lines of {sink.chip}")
+        return
+    try:
+        chip_of(Wiring(str(sink.chip), sink.lines, sink.active_low)).close()
+    except SinkError as failure:
+        yield error(what, str(failure), "until the lines can be taken the station does not run, and nothing passes")
+    else:
+        yield ok(what, f"{sink.chip}: {lines} are free, and reject")
 
 
 def check_live(what: str, sink: LiveSink, *, running: bool) -> Iterator[Finding]:
