@@ -125,8 +125,8 @@ class EtherNetIpSink(Section):
     host: str = Field(min_length=1)
     port: Port = 44818
     slot: Slot = 0  # of the processor; "none" where there is no backplane
-    to_plc: Tag = "FromStation"  # INT[49]
-    from_plc: Tag = "ToStation"  # INT[7]
+    to_plc: Tag = "FromStation"  # INT[51]
+    from_plc: Tag = "ToStation"  # INT[24]
     poll_ms: Poll = 5.0
     plc_heartbeat_ms: PositiveFloat = 1000.0
     queue: Queue = 8

@@ -50,7 +50,8 @@ def across(raw: dict[str, Any], base: Path) -> list[str]:
         problems += [f"{what}: the name {name!r} is used twice; every one needs its own" for name in double]
     problems += clashes(_tables(raw.get("sinks")))
     problems += trigger_problems(raw)
-    problems += of_one_camera(_tables(raw.get("cameras")), _tables(raw.get("sinks")))
+    cameras = [str(camera.get("name")) for camera in _tables(raw.get("cameras"))]
+    problems += of_one_camera(cameras, _tables(raw.get("parts")), _tables(raw.get("sinks")))
     problems += driven_by_replay(_tables(raw.get("cameras")), _tables(raw.get("sinks")))
     if sum(sink.get("kind") == "store" for sink in _tables(raw.get("sinks"))) > 1:
         problems.append("sinks: one store is allowed, it owns the crops")

@@ -40,15 +40,20 @@ def _value(sink: dict[str, Any], key: str) -> Any:
     return sink.get(key, None if field.is_required() else field.default)
 
 
-def of_one_camera(cameras: list[dict[str, Any]], sinks: list[dict[str, Any]]) -> list[str]:
-    """Return what is wrong with digital outputs, which say PASS or REJECT and not of which camera's part."""
-    names = [camera.get("name") for camera in cameras]
+def of_one_camera(names: list[str], parts: list[dict[str, Any]], sinks: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong with digital outputs, which say PASS or REJECT and not of which part.
+
+    `names` are the cameras', `parts` the tables of what several of them look at.
+    """
+    views = {camera for one in parts for camera in one.get("cameras", ())}
+    whole = [str(one.get("name")) for one in parts]
+    shown = whole + [name for name in names if name not in views]
     problems = []
     for sink in (sink for sink in sinks if sink.get("kind") == "gpio"):
         name, camera = sink.get("name", "gpio"), sink.get("camera", "")
-        if camera and camera not in names:
-            problems.append(f"sinks: {name!r}: there is no camera {camera!r} (there are: {', '.join(map(str, names))})")
-        if not camera and len(names) > 1:
+        if camera and camera not in names + whole:
+            problems.append(f"sinks: {name!r}: there is no camera {camera!r} (there are: {', '.join(names + whole)})")
+        if not camera and len(shown) > 1:
             problems.append(f"sinks: {name!r}: its lines cannot tell the parts of several cameras apart; set camera")
     return problems
 

@@ -132,7 +132,7 @@ def _of_parts(parts: dict[str, Any], cameras: list[str]) -> list[str]:
 
 
 WITH_INPUTS = ("genicam", "gige", "basler")  # kinds of sources whose cameras have inputs for a trigger
-FIRING = ("plc", "s7", "opcua", "http")  # kinds of sinks whose other side can trigger
+FIRING = ("plc", "s7", "opcua", "opcua-client", "ethernet-ip", "http")  # kinds of sinks whose other side can trigger
 
 
 def _tables(raw: dict[str, Any], key: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A Siemens PLC for the tests: the simulated PLC on snap7's own server, a process that can be killed and stopped."""
+"""A PLC whose memory we write, for the tests: a process that can be killed and stopped; and a wire that can be bad."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from plc_station import HOST, wait_for
+from plc_station import HOST, QUEUED, Station, outcome, wait_for
 
 DB, BASE = 5, 40
 
@@ -30,14 +30,14 @@ def listens(port: int) -> bool:
     return False
 
 
-class S7Plc:
-    """Start it as a context manager; `books` are its decisions so far, also those before it was killed."""
+class PlcProcess:
+    """The simulated PLC, serving as `flags` say. `books` are its decisions so far, also those before it was killed."""
 
-    def __init__(self, folder: Path, sessions: int = 8) -> None:
-        self.port, self._log, self._sessions = free_port(), folder / "plc.jsonl", sessions
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.port, self._log, self._flags = free_port(), folder / "plc.jsonl", flags
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> S7Plc:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -45,17 +45,8 @@ class S7Plc:
         self.kill()
 
     def start(self) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "line_worker.sink.plc.simulated",
-            HOST,
-            str(self.port),
-            "--log",
-            str(self._log),
-        ]
-        command += ["--s7-db", str(DB), "--base", str(BASE), "--sessions", str(self._sessions)]
-        self._process = subprocess.Popen(command)
+        module = [sys.executable, "-m", "line_worker.sink.plc.simulated"]
+        self._process = subprocess.Popen([*module, HOST, str(self.port), "--log", str(self._log), *self._flags])
         wait_for(lambda: listens(self.port))
 
     def signal(self, what: signal.Signals) -> None:
@@ -83,6 +74,28 @@ class S7Plc:
     def taken(self) -> list[tuple[int, str]]:
         """Sequence number and verdict of every result that it has received."""
         return [(booking["seq"], booking["verdict"]) for booking in self.books if booking["received"]]
+
+
+class S7Plc(PlcProcess):
+    """A Siemens PLC: snap7's own server, with as many sessions."""
+
+    def __init__(self, folder: Path, sessions: int = 8) -> None:
+        super().__init__(folder, "--s7-db", str(DB), "--base", str(BASE), "--sessions", str(sessions))
+
+
+def why_not(station: Station) -> str:
+    return station.output.reachable()[1]
+
+
+def deliver_all(station: Station, plc: PlcProcess, first: int, count: int) -> None:
+    """Have `count` parts of every verdict taken, once each and in order."""
+    sent, earlier = range(first, first + count), len(plc.taken)
+    for seq in sent:
+        wait_for(lambda: station.output.words()[QUEUED] < 8)
+        station.deliver(outcome(seq, reason=(0, 0, 1, 30)[seq % 4]))
+    wait_for(lambda: (first + count - 1) in [seq for seq, _ in plc.taken[earlier:]])
+    verdicts = ("PASS", "PASS", "FAIL", "NO_DECISION")
+    assert [one for one in plc.taken[earlier:] if one[0] in sent] == [(seq, verdicts[seq % 4]) for seq in sent]
 
 
 class Wire:

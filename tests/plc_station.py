@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from line_worker.config import PlcSink, S7Sink
+from line_worker.config import PlcSink, WrittenPlc
 from line_worker.sink.plc import PlcOutput
 from line_worker.wire.messages import FrameKey, HubState, Outcome
 
@@ -27,7 +27,7 @@ def outcome(seq: int, *, left_ms: float = 2000.0, reason: int = 0) -> Outcome:
 class Station:
     """A PLC sink with a hub that beats and polls it, in a thread as its runner would."""
 
-    def __init__(self, sink: PlcSink | S7Sink) -> None:
+    def __init__(self, sink: PlcSink | WrittenPlc) -> None:
         self.output = PlcOutput(sink)
         self.beating = True
         self._stop = threading.Event()

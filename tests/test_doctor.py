@@ -287,7 +287,7 @@ def test_a_plc_that_does_not_answer_is_an_error(tmp_path: Path, taken: int) -> N
 
 def test_an_s7_plc_is_asked_for_its_data_block(tmp_path: Path, taken: int) -> None:
     pytest.importorskip("snap7", reason="python-snap7 is missing: pip install 'line-worker[s7]'")
-    from s7_plc import BASE, DB, S7Plc
+    from plc_process import BASE, DB, S7Plc
 
     with S7Plc(tmp_path) as plc:
         there = {"kind": "s7", "host": "127.0.0.1", "port": plc.port, "db": DB, "base": BASE}

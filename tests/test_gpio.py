@@ -46,7 +46,7 @@ def beat(sink: Gpio, number: int, state: int = 2) -> None:
 
 @pytest.fixture
 def sink(tmp_path: Path) -> Iterator[Gpio]:
-    found = Gpio(settings(tmp_path))
+    found = Gpio(settings(tmp_path), line(pass_line=1))
     found.open()
     yield found
     found.close()
@@ -164,7 +164,7 @@ CHIP = os.environ.get("GPIO_SIM", "")  # a chip of the kernel's gpio-sim with at
 )
 def test_on_a_chip_of_the_kernel(tmp_path: Path) -> None:
     gpiod = pytest.importorskip("gpiod", reason="gpiod is missing: pip install 'line-worker[gpio]'")
-    sink = Gpio(settings(tmp_path, chip=CHIP))
+    sink = Gpio(settings(tmp_path, chip=CHIP), line(pass_line=1))
     sink.open()
     try:
         with gpiod.Chip(CHIP) as chip:
@@ -179,7 +179,7 @@ def test_on_a_chip_of_the_kernel(tmp_path: Path) -> None:
 
 def test_a_chip_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     pytest.importorskip("gpiod", reason="gpiod is missing: pip install 'line-worker[gpio]'")
-    sink = Gpio(settings(tmp_path, chip="/dev/gpiochip-none"))
+    sink = Gpio(settings(tmp_path, chip="/dev/gpiochip-none"), line(pass_line=1))
     with pytest.raises(
         SinkError, match=r"sink gpio: /dev/gpiochip-none: lines 1, 2, 3, 4 cannot be taken .*check chip"
     ):

@@ -77,7 +77,10 @@ def test_a_line_has_a_table_for_every_plc_sink(capsys: pytest.CaptureFixture[str
 def test_one_of_several_sinks_is_chosen_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     where = line(tmp_path, TWO)
     said = printed(capsys, where, "--format", "csv", code=3)
-    assert "--format csv is for one Modbus or S7 sink; choose one with --sink (gate, plc)" in said
+    assert (
+        "--format csv is for one sink of kind plc, s7, opcua-client, ethernet-ip; choose one with --sink (gate, plc)"
+        in said
+    )
     assert "no PLC sink 'door' (there are: plc, gate)" in printed(capsys, where, "--sink", "door", code=3)
     assert printed(capsys, where, "--sink", "gate", "--format", "csv") == as_csv(4000)
 
@@ -140,7 +143,9 @@ def test_the_csv_of_an_s7_sink(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert ends == [100 + 2 * (row.offset + row.width) for row in TABLE]
     assert rows[-1]["address"] == "DB7.DBW274"
     assert rows[12]["codes"] == "0x5AA5=PASS 0x3CC3=FAIL 0x0FF0=NO_DECISION"
-    assert "--format st is for one Modbus sink" in printed(capsys, line(tmp_path, S7), "--format", "st", code=3)
+    assert "--format st is for one sink of kind plc, ethernet-ip;" in printed(
+        capsys, line(tmp_path, S7), "--format", "st", code=3
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,6 +202,60 @@ def test_an_opc_ua_sink_has_a_node_for_every_row(capsys: pytest.CaptureFixture[s
     for row in TABLE:
         assert f"| `nsu=urn:line-worker;s=l/Registers/{row.name}` |" in text
     assert printed(capsys, where, "--format", "csv") == as_csv()
+
+
+def test_variables_of_a_plcs_own_opc_ua_server_are_named_by_their_pattern(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    nodes = """'ns=3;s="LineWorker"."{name}"'"""
+    where = line(tmp_path, f'[[sinks]]\nkind = "opcua-client"\nurl = "opc.tcp://10.0.0.5"\nnodes = {nodes}\n')
+    text = printed(capsys, where)
+    assert "## opcua-client: OPC UA, client of opc.tcp://10.0.0.5" in text
+    assert '| `ns=3;s="LineWorker"."verdict"` | UInt16 | to PLC |' in text
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, where, "--format", "csv"))))
+    assert (rows[10]["node"], rows[10]["type"]) == ('ns=3;s="LineWorker"."seq"', "UInt32")
+
+
+def test_arrays_of_a_logix_plc_have_elements(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    where = line(tmp_path, '[[sinks]]\nkind = "ethernet-ip"\nhost = "10.0.0.5"\nto_plc = "Program:Main.In"\n')
+    text = printed(capsys, where)
+    assert "## ethernet-ip: EtherNet/IP, 10.0.0.5:44818, slot 0" in text
+    assert "| Program:Main.In[13] | `verdict` | u16 | to PLC |" in text
+    assert "| ToStation[4..5] | `ack_seq` | u32 | from PLC |" in text
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, where, "--format", "csv"))))
+    assert (rows[10]["elements"], rows[10]["words"]) == ("Program:Main.In[10..11]", "2")
+    assert "copy the array that the station writes" in printed(capsys, where, "--format", "st")
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ('kind = "opcua-client"\nurl = "opc.tcp://plc"\nnodes = "ns=2;s=verdict"', "nodes = 'ns=2;s=verdict': should"),
+        ('kind = "opcua-client"\nurl = "http://plc"\nnodes = "ns=2;s={name}"', "url = 'http://plc': should match"),
+        ('kind = "opcua-client"\nnodes = "ns=2;s={name}"', "url: is missing"),
+        (
+            'kind = "opcua-client"\nurl = "opc.tcp://plc"\nnodes = "s={name}"\ncertificate = "a.der"',
+            "certificate, private_key and server_certificate go together; given: certificate",
+        ),
+        (
+            'kind = "opcua-client"\nurl = "opc.tcp://plc"\nnodes = "s={name}"\nusername = "u"\npassword_file = "p"',
+            "the password would cross the network in the clear",
+        ),
+        ('kind = "ethernet-ip"\nhost = "plc"\nslot = "left"', "slot = 'left'"),
+        ('kind = "ethernet-ip"\nhost = "plc"\nto_plc = "a b"', "to_plc = 'a b': should match"),
+        (
+            'kind = "ethernet-ip"\nhost = "plc"',
+            "'ethernet-ip' and 'b' write to the same memory (host plc, port 44818, slot 0, to_plc FromStation)",
+        ),
+        (
+            'kind = "opcua-client"\nurl = "opc.tcp://plc"\nnodes = "ns=2;s={name}"',
+            "'opcua-client' and 'b' write to the same memory (url opc.tcp://plc, nodes ns=2;s={name})",
+        ),
+    ],
+)
+def test_what_such_sinks_may_not_be(capsys: pytest.CaptureFixture[str], tmp_path: Path, keys: str, says: str) -> None:
+    told = printed(capsys, line(tmp_path, f'[[sinks]]\n{keys}\n[[sinks]]\nname = "b"\n{keys}\n'), code=3)
+    assert says in told
 
 
 def test_an_opc_ua_server_and_a_modbus_server_need_a_port_each(

@@ -18,7 +18,6 @@ import pytest
 pytest.importorskip("snap7", reason="python-snap7 is missing: pip install 'line-worker[s7]'")
 
 import snap7
-from s7_plc import BASE, DB, S7Plc, Wire, free_port
 from snap7.error import S7Error
 from snap7.util import get_dword, get_real, get_word
 
@@ -29,16 +28,13 @@ from line_worker.sink.plc.printed import as_blocks_csv
 from line_worker.sink.plc.registers import FROM_PLC, MAP_VERSION, SIZE, TO_PLC
 from line_worker.sink.plc.s7 import BlockClient
 from line_worker.sink.plc.s7_served import ServedBlock
-from plc_station import HOST, QUEUED, Station, outcome, sink_process, wait_for
+from plc_process import BASE, DB, S7Plc, Wire, deliver_all, free_port, why_not
+from plc_station import HOST, Station, outcome, sink_process, wait_for
 
 
 def settings(port: int, **changes: object) -> S7Sink:
     keys = {"kind": "s7", "host": HOST, "port": port, "db": DB, "base": BASE, "queue": 64}
     return S7Sink.model_validate(keys | changes)
-
-
-def why_not(station: Station) -> str:
-    return station.output.reachable()[1]
 
 
 @pytest.fixture
@@ -52,16 +48,6 @@ def station(plc: S7Plc) -> Iterator[Station]:
     with Station(settings(plc.port)) as running:
         running.await_reachable()
         yield running
-
-
-def deliver_all(station: Station, plc: S7Plc, first: int, count: int) -> None:
-    sent = range(first, first + count)
-    for seq in sent:
-        wait_for(lambda: station.output.words()[QUEUED] < 8)
-        station.deliver(outcome(seq, reason=(0, 0, 1, 30)[seq % 4]))
-    wait_for(lambda: (first + count - 1) in [seq for seq, _ in plc.taken])
-    verdicts = ("PASS", "PASS", "FAIL", "NO_DECISION")
-    assert [one for one in plc.taken if one[0] in sent] == [(seq, verdicts[seq % 4]) for seq in sent]
 
 
 def test_every_verdict_arrives_once_and_in_order(station: Station, plc: S7Plc) -> None:

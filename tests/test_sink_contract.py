@@ -11,16 +11,25 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from s7_plc import BASE, DB, S7Plc
 
-from line_worker.config import MqttSink, OpcUaSink, PlcSink, S7Sink, WebhookSink, parse
+from line_worker.config import (
+    EtherNetIpSink,
+    MqttSink,
+    OpcUaClientSink,
+    OpcUaSink,
+    PlcSink,
+    S7Sink,
+    WebhookSink,
+    WrittenPlc,
+    parse,
+)
 from line_worker.sink import Sink
 from line_worker.sink.collect import Collector
 from line_worker.sink.log import Log
@@ -29,6 +38,7 @@ from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.sink.store import Store, read_outcomes
 from line_worker.sink.webhook import Webhook
 from line_worker.wire.messages import Crop, Frame, FrameKey, HubState, Outcome
+from plc_process import BASE, DB, PlcProcess, S7Plc
 
 HOST = "127.0.0.1"
 LINE = {
@@ -126,6 +136,43 @@ def s7(tmp_path: Path) -> Iterator[Bench]:
     with S7Plc(tmp_path) as plc:
         sink = PlcOutput(S7Sink(kind="s7", host=HOST, port=plc.port, db=DB, base=BASE))
         yield Bench(sink, lambda: plc.taken)
+
+
+LASTING: dict[str, PlcProcess] = {}  # PLCs that serve all tests of this file: some take seconds to start
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_what_lasts() -> Iterator[None]:
+    yield
+    for plc in LASTING.values():
+        plc.kill()
+    LASTING.clear()
+
+
+@contextmanager
+def lasting(folder: Path, flag: str, needs: str, settings: Callable[[int], WrittenPlc]) -> Iterator[Bench]:
+    pytest.importorskip(needs, reason=f"{needs} is missing: pip install 'line-worker[test]'")
+    if flag not in LASTING:
+        LASTING[flag] = PlcProcess(folder, flag).__enter__()
+    plc = LASTING[flag]
+    earlier = len(plc.taken)
+    yield Bench(PlcOutput(settings(plc.port)), lambda: plc.taken[earlier:])
+
+
+def opcua_client(tmp_path: Path) -> AbstractContextManager[Bench]:
+    nodes = "nsu=urn:simulated-plc;s=LineWorker.{name}"
+
+    def settings(port: int) -> WrittenPlc:
+        return OpcUaClientSink(kind="opcua-client", url=f"opc.tcp://{HOST}:{port}", nodes=nodes)
+
+    return lasting(tmp_path, "--opcua", "asyncua", settings)
+
+
+def ethernet_ip(tmp_path: Path) -> AbstractContextManager[Bench]:
+    def settings(port: int) -> WrittenPlc:
+        return EtherNetIpSink(kind="ethernet-ip", host=HOST, port=port)
+
+    return lasting(tmp_path, "--ethernet-ip", "cpppo", settings)
 
 
 @contextmanager
@@ -260,6 +307,8 @@ KINDS = {
     "plc server": plc_server,
     "plc client": plc_client,
     "s7": s7,
+    "opcua client": opcua_client,
+    "ethernet-ip": ethernet_ip,
     "opcua": opcua,
     "mqtt": mqtt,
     "webhook": webhook,

@@ -10,7 +10,7 @@ from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
-from line_worker.config import PORTS, Camera, Config, PlcSink, S7Sink
+from line_worker.config import PORTS, Camera, Config, PlcSink, WrittenPlc
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.errors import SinkError, SourceError
 from line_worker.joining import is_away
@@ -100,22 +100,22 @@ def _kind(shape: tuple[int, ...]) -> str:
 def plc_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]]:
     """Yield a name and a check for each PLC."""
     for sink in config.sinks:
-        if isinstance(sink, PlcSink | S7Sink):
+        if isinstance(sink, PlcSink | WrittenPlc):
             yield f"sink {sink.name}", partial(check_plc, sink, running=running)
 
 
-def check_plc(sink: PlcSink | S7Sink, *, running: bool) -> Iterator[Finding]:
+def check_plc(sink: PlcSink | WrittenPlc, *, running: bool) -> Iterator[Finding]:
     """A PLC that we write to answers; a port on which one polls us is free."""
     what, place = f"sink {sink.name}", f"{sink.host}:{sink.port}"
     if running:
         yield ok(what, f"not tried: the running line has {place}")
-    elif sink.kind == "s7" or (sink.mode == "client" and not sink.simulate):
+    elif sink.kind != "plc" or (sink.mode == "client" and not sink.simulate):
         yield _answers(what, sink)
     else:
         yield free(what, sink.host, sink.port, f"{'the simulated PLC' if sink.simulate else 'the PLC'} needs it")
 
 
-def _answers(what: str, sink: PlcSink | S7Sink) -> Finding:
+def _answers(what: str, sink: PlcSink | WrittenPlc) -> Finding:
     try:
         with closing(link_to(sink, timeout_s=2.0)) as link:
             link.read(FROM_PLC)  # the end of the map: what comes before it is there, too

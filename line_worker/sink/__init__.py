@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from line_worker.config import PlcSink, WrittenPlc
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -119,10 +121,14 @@ class QuietSink:
 
 def make_sink(sink: SinkConfig, config: Config) -> Sink:
     """Return the sink that `sink` names; nothing is opened yet."""
-    if sink.kind == "plc" or sink.kind == "s7":
+    if isinstance(sink, PlcSink | WrittenPlc):
         from line_worker.sink.plc import PlcOutput
 
         return PlcOutput(sink, config)
+    if sink.kind == "gpio":
+        from line_worker.sink.gpio import Gpio
+
+        return Gpio(sink, config)
     if sink.kind == "opcua":
         from line_worker.sink.opcua import OpcUaOutput
 

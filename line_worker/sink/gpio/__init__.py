@@ -22,7 +22,7 @@ from line_worker.sink.gpio.keeper import READY
 from line_worker.sink.recent import RecentKeys
 
 if TYPE_CHECKING:
-    from line_worker.config import GpioSink
+    from line_worker.config import Config, GpioSink
     from line_worker.wire.messages import HubState, Outcome
 
 HUNG_S = 0.5  # a keeper that says nothing for so long after it was told something
@@ -34,8 +34,8 @@ class Gpio(QuietSink):
 
     durable = False
 
-    def __init__(self, sink: GpioSink) -> None:
-        self._sink = sink
+    def __init__(self, sink: GpioSink, config: Config) -> None:
+        self._sink, self._views = sink, config.views()
         self._wiring = Wiring(str(sink.chip), sink.lines, sink.active_low)
         self._keeper: subprocess.Popen[bytes] | None = None
         self._asked_at: float | None = None  # since when the keeper owes us a word
@@ -61,7 +61,10 @@ class Gpio(QuietSink):
 
     def deliver(self, outcome: Outcome, now: float) -> bool:
         """Show the part's verdict, once."""
-        if outcome.key not in self._seen and self._sink.camera in ("", outcome.key.camera):
+        ours = outcome.key.camera == self._sink.camera or (
+            not self._sink.camera and outcome.key.camera not in self._views
+        )
+        if ours and outcome.key not in self._seen:
             self._seen.add(outcome.key)
             self._tell(now, "part", int(outcome.passed), outcome.left_ms / 1000)
         return True

@@ -1,10 +1,10 @@
-"""The PLC sink: outcomes into a PLC's registers over Modbus TCP, or into a data block of a Siemens PLC over S7.
+"""The PLC sink: outcomes into a PLC: registers (Modbus TCP), data block (S7), variables (OPC UA), tags (EtherNet/IP).
 
-The handshake decides what the registers hold. As `server`, the PLC polls us and every request is answered with the
-handshake's registers of that instant. As `client`, and always over S7, a thread writes them to the PLC whenever they
-change and reads the PLC's own: every few milliseconds while a result waits, rarely otherwise. A PLC that cannot be
-reached raises nothing: its heartbeat is stale then, `reachable` says so, and its own window rejects the parts. Where
-several cameras look at a part, the PLC gets the part's verdict and not theirs.
+The handshake decides what the registers hold. As Modbus server, the PLC polls us and every request is answered with the
+handshake's registers of that instant. In every other way a thread writes them to the PLC whenever they change and
+reads the PLC's own: every few milliseconds while a result waits, rarely otherwise. A PLC that cannot be reached raises
+nothing: its heartbeat is stale then, `reachable` says so, and its own window rejects the parts. Where several cameras
+look at a part, the PLC gets the part's verdict and not theirs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from line_worker.config import Config, OpcUaSink, PlcSink, S7Sink
+from line_worker.config import Config, OpcUaSink, PlcSink, WrittenPlc
 from line_worker.sink import Ask, QuietSink
 from line_worker.sink.plc.handshake import Handshake
 from line_worker.sink.plc.registers import Plc, decode
@@ -34,7 +34,7 @@ class PlcOutput(QuietSink):
 
     durable = False
 
-    def __init__(self, sink: PlcSink | S7Sink | OpcUaSink, config: Config | None = None) -> None:
+    def __init__(self, sink: PlcSink | WrittenPlc | OpcUaSink, config: Config | None = None) -> None:
         self._sink = sink
         self._views = config.views() if config is not None else set()
         self.eager = config is not None and config.fires(sink.name)  # a trigger must not wait for the next round
@@ -58,11 +58,11 @@ class PlcOutput(QuietSink):
         """Listen for the PLC, or begin to write to it.
 
         Raises:
-            SinkError: as server, the port cannot be used; over S7, python-snap7 is missing.
+            SinkError: as server, the port cannot be used; as client, what the protocol needs is missing.
         """
         from line_worker.sink.plc.modes import mode_of  # a protocol is imported by those who speak it
 
-        assert isinstance(self._sink, PlcSink | S7Sink)
+        assert not isinstance(self._sink, OpcUaSink)
         mode = mode_of(self._sink, self)
         mode.open()
         self._mode = mode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from line_worker.config import PlcSink, S7Sink
+from line_worker.config import PlcSink, WrittenPlc
 from line_worker.errors import SinkError
 
 TIMEOUT_S = 0.5
@@ -24,24 +24,46 @@ class Link(Protocol):
         """Close the connection, which frees it in the PLC; the next request opens another."""
 
 
-def link_to(sink: PlcSink | S7Sink, timeout_s: float = TIMEOUT_S) -> Link:
+def link_to(sink: PlcSink | WrittenPlc, timeout_s: float = TIMEOUT_S) -> Link:
     """Return the link to the PLC of `sink`; nothing is opened yet.
 
     Raises:
         SinkError: what its protocol needs is not installed.
     """
+    try:
+        return _link(sink, timeout_s)
+    except ImportError as error:
+        module, extra = _NEEDS[sink.kind]
+        raise SinkError(
+            f"sink {sink.name}: {module} is not installed ({error}); the PLC gets nothing; "
+            f"pip install line-worker[{extra}]"
+        ) from error
+
+
+def _link(sink: PlcSink | WrittenPlc, timeout_s: float) -> Link:
     if sink.kind == "plc":
         from line_worker.sink.plc.client import RegisterClient
 
         return RegisterClient(sink.host, sink.port, sink.unit, sink.base, timeout_s)
-    try:
-        from line_worker.sink.plc.s7 import BlockClient
-    except ImportError as error:
-        raise SinkError(
-            f"sink {sink.name}: python-snap7 is not installed ({error}); the PLC gets nothing; "
-            "pip install line-worker[s7]"
-        ) from error
+    if sink.kind == "opcua-client":
+        from line_worker.sink.plc.nodes import NodeClient
+
+        return NodeClient(sink, timeout_s)
+    if sink.kind == "ethernet-ip":
+        from line_worker.sink.plc.tags import TagClient
+
+        return TagClient(sink, timeout_s)
+    from line_worker.sink.plc.s7 import BlockClient
+
     return BlockClient(sink.host, sink.port, (sink.rack, sink.slot), sink.db, sink.base, timeout_s)
+
+
+_NEEDS = {
+    "plc": ("pymodbus", "plc"),
+    "s7": ("python-snap7", "s7"),
+    "opcua-client": ("asyncua", "opcua"),
+    "ethernet-ip": ("pycomm3", "ethernet-ip"),
+}
 
 
 def failed(place: str, what: str, check: str) -> SinkError:

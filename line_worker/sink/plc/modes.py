@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from line_worker.config import PlcSink, S7Sink
+from line_worker.config import PlcSink, WrittenPlc
 from line_worker.errors import SinkError
 from line_worker.sink.plc.link import link_to
 from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC
@@ -96,11 +96,11 @@ class Served:
 class Written:
     """We write to the PLC whenever something changes, and read what it answers."""
 
-    def __init__(self, sink: PlcSink | S7Sink, registers: Registers) -> None:
+    def __init__(self, sink: PlcSink | WrittenPlc, registers: Registers) -> None:
         self.port = sink.port
         self._registers = registers
         self._link = link_to(sink)
-        self._busy_s = sink.poll_ms / 1000 if sink.kind == "s7" else BUSY_S
+        self._busy_s = BUSY_S if sink.kind == "plc" else sink.poll_ms / 1000
         self._thread = threading.Thread(target=self._run, name="plc-client", daemon=True)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._trouble = "the PLC has not been reached yet"
@@ -148,7 +148,7 @@ class Written:
         self._link.close()
 
 
-def mode_of(sink: PlcSink | S7Sink, registers: Registers) -> Mode:
+def mode_of(sink: PlcSink | WrittenPlc, registers: Registers) -> Mode:
     """Return the way to the PLC of `sink`; SinkError when what it needs is not installed."""
     if sink.kind == "plc" and sink.mode == "server":
         return Served(sink, registers)

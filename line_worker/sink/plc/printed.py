@@ -1,5 +1,7 @@
-"""The register table on paper: as documentation (Markdown), as CSV for the PLC's tag import, as OPC UA nodes,
-as addresses in a Siemens data block."""
+"""The register table on paper: as documentation (Markdown) and as CSV for the PLC's tag import.
+
+With the addresses of Modbus registers, of bytes in a Siemens data block, of OPC UA nodes or of elements of two arrays.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import csv
 import io
 from collections.abc import Iterable
 
-from line_worker.sink.plc.registers import CODES, TABLE, Code, Row
+from line_worker.sink.plc.registers import CODES, FROM_PLC, TABLE, TO_PLC, Code, Row
 
 REFERENCE = 400_001  # how many PLCs number holding registers: address 0 is 400001
 NAMESPACE = "nsu=urn:line-worker"
@@ -16,6 +18,8 @@ _S7_TYPES = {"u16": "Word", "u32": "DWord", "f32": "Real"}
 _S7_WIDTHS = {1: "DBW", 2: "DBD"}
 COLUMNS = ("name", "address", "reference", "registers", "type", "direction", "codes", "meaning")
 S7_COLUMNS = ("name", "address", "bytes", "type", "direction", "codes", "meaning")
+NODE_COLUMNS = ("name", "node", "type", "direction", "codes", "meaning")
+TAG_COLUMNS = ("name", "elements", "words", "type", "direction", "codes", "meaning")
 
 
 def as_markdown(base: int = 0) -> str:
@@ -49,13 +53,36 @@ def _s7_type(row: Row) -> str:
     return _S7_TYPES.get(row.kind, f"Array[0..{2 * row.width - 1}] of Char")
 
 
-def as_nodes(line: str) -> str:
-    """Return the table as the OPC UA sink of `line` serves it, a node for each row, as Markdown."""
+def served_nodes(line: str) -> str:
+    """Return the pattern of the nodes that the OPC UA server of `line` has."""
+    return f"{NAMESPACE};s={line}/Registers/{{name}}"
+
+
+def as_nodes(pattern: str) -> str:
+    """Return the table as OPC UA nodes named by `pattern`, as Markdown."""
     lines = ["| node | type | direction | meaning |", "|---|---|---|---|"]
+    nodes = ((f"`{pattern.format(name=row.name)}`", row) for row in TABLE)
+    lines += (f"| {node} | {_ua_type(row)} | {row.direction} | {row.meaning} |" for node, row in nodes)
+    return "\n".join([*lines, "", *_legend()])
+
+
+def as_tags(to_plc: str, from_plc: str) -> str:
+    """Return the table as elements of the arrays `to_plc` and `from_plc`, as Markdown."""
+    lines = ["| elements | name | type | direction | meaning |", "|---|---|---|---|---|"]
     for row in TABLE:
-        kind = _UA_TYPES.get(row.kind, "String")
-        lines.append(f"| `{NAMESPACE};s={line}/Registers/{row.name}` | {kind} | {row.direction} | {row.meaning} |")
-    return "\n".join(lines)
+        where = _elements(row, to_plc, from_plc)
+        lines.append(f"| {where} | `{row.name}` | {row.kind} | {row.direction} | {row.meaning} |")
+    return "\n".join([*lines, "", *_legend()])
+
+
+def _ua_type(row: Row) -> str:
+    return _UA_TYPES.get(row.kind, "String")
+
+
+def _elements(row: Row, to_plc: str, from_plc: str) -> str:
+    array, first = (to_plc, TO_PLC.start) if row.direction == "to PLC" else (from_plc, FROM_PLC.start)
+    at = row.offset - first
+    return f"{array}[{at}]" if row.width == 1 else f"{array}[{at}..{at + row.width - 1}]"
 
 
 def as_csv(base: int = 0) -> str:
@@ -67,6 +94,16 @@ def as_csv(base: int = 0) -> str:
 def as_blocks_csv(db: int, base: int = 0) -> str:
     """Return the table as CSV (RFC 4180), with the addresses in data block `db` from byte `base` on."""
     return _csv(S7_COLUMNS, ((_s7_address(row, db, base), 2 * row.width, _s7_type(row)) for row in TABLE))
+
+
+def as_nodes_csv(pattern: str) -> str:
+    """Return the table as CSV (RFC 4180), as OPC UA nodes named by `pattern`."""
+    return _csv(NODE_COLUMNS, ((pattern.format(name=row.name), _ua_type(row)) for row in TABLE))
+
+
+def as_tags_csv(to_plc: str, from_plc: str) -> str:
+    """Return the table as CSV (RFC 4180), as elements of the arrays `to_plc` and `from_plc`."""
+    return _csv(TAG_COLUMNS, ((_elements(row, to_plc, from_plc), row.width, row.kind) for row in TABLE))
 
 
 def _csv(columns: tuple[str, ...], places: Iterable[tuple[str | int, ...]]) -> str:

@@ -182,6 +182,17 @@ def decode(block: type[BLOCK], words: Sequence[int]) -> BLOCK:
     return block(**{name: _text(value) for name, value in zip(names, values, strict=True)})
 
 
+def to_plc(words: Sequence[int]) -> dict[str, Any]:
+    """Return the rows to the PLC by name; `words` are the whole of `TO_PLC`."""
+    blocks = (
+        decode(Station, words[:RESULT_AT]),
+        decode(Result, words[RESULT_AT:STOP_AT]),
+        decode(Stop, words[STOP_AT:ACTIVE_AT]),
+        decode(Active, words[ACTIVE_AT:]),
+    )
+    return {name: getattr(block, name) for block in blocks for name in block.__dataclass_fields__}
+
+
 def _raw(value: Any) -> Any:
     return value.encode("ascii", "replace") if isinstance(value, str) else value
 

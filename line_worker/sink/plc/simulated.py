@@ -1,7 +1,8 @@
 """The simulated PLC: the twin that ships. It runs `PlcProgram` against the PLC sink through real Modbus TCP.
 
 As client it polls our server, as a PLC does in the sink's mode `server`; with `serve` it is the Modbus server that the
-sink writes to in mode `client`, and with `s7_db` snap7's server with that data block, for a sink that speaks S7.
+sink writes to in mode `client`, and with `memory` another server that a sink writes to: snap7's (S7), asyncua's (OPC
+UA) or cpppo's (EtherNet/IP).
 `python -m line_worker.sink.plc.simulated HOST PORT --log FILE` runs it as a process: every decision becomes a line of
 JSON, SIGTERM ends it with exit code 0. When the station goes away its windows run on, and it tries to reach the station
 again.
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from line_worker.errors import SinkError
 from line_worker.health import StopFlag, die_with_parent
@@ -27,11 +28,28 @@ from line_worker.sink.plc.server import RegisterServer
 
 if TYPE_CHECKING:
     from line_worker.sink.plc.link import Link
-    from line_worker.sink.plc.s7_served import ServedBlock
 
 POLL_S = 0.005
 AGAIN_S = 0.1  # between two attempts to reach the station
 CLOSE_S = 3.0
+
+
+class Memory(Protocol):
+    """Memory of a PLC that others reach over the network; its program reads and writes it by offset."""
+
+    port: int
+
+    def open(self) -> None:
+        """Listen; SinkError when that is impossible."""
+
+    def read(self, offsets: range) -> list[int]:
+        """Return these words, all of one instant."""
+
+    def write(self, offset: int, words: Sequence[int]) -> None:
+        """Write `words` from `offset` on, all in one instant."""
+
+    def close(self) -> None:
+        """Stop listening and end every session."""
 
 
 class SimulatedPlc:
@@ -40,8 +58,7 @@ class SimulatedPlc:
     Args:
         host, port, unit, base: where the PLC sink listens or, with `serve`, where this PLC does.
         serve: be the Modbus server.
-        s7_db: be an S7 server, with the table in this data block from byte `base` on.
-        sessions: of S7, at once.
+        memory: be the server of this memory, which the station writes to.
         poll_s: time between two polls, the scan cycle of the PLC.
         window_s: how long a part that `trigger` announced waits for its result.
         trigger_s: time between two parts that this PLC lets come by itself, once it is synchronised; 0: none.
@@ -56,8 +73,7 @@ class SimulatedPlc:
         unit: int = 1,
         base: int = 0,
         serve: bool = False,
-        s7_db: int | None = None,
-        sessions: int = 8,
+        memory: Memory | None = None,
         poll_s: float = POLL_S,
         window_s: float = 1.0,
         trigger_s: float = 0.0,
@@ -68,11 +84,9 @@ class SimulatedPlc:
         self._poll_s, self._log = poll_s, log
         self._trigger_s, self._trigger_at = trigger_s, 0.0
         self._link: Link | None = None  # where the program finds the station's registers
-        self._server: RegisterServer | ServedBlock | None = None
-        if s7_db is not None:
-            from line_worker.sink.plc.s7_served import ServedBlock
-
-            self._link = self._server = ServedBlock(host, port, s7_db, base, sessions)
+        self._server: RegisterServer | Memory | None = None
+        if memory is not None:
+            self._link = self._server = memory
         elif serve:
             self._server = RegisterServer(host, port, unit, base, _Bank(self))
         else:
@@ -238,10 +252,27 @@ class _Bank:
         self._plc.scan(words[: TO_PLC.stop])
 
 
+def _memory(chosen: argparse.Namespace) -> Memory | None:
+    """Return the memory that the arguments choose, none for Modbus."""
+    if chosen.s7_db is not None:
+        from line_worker.sink.plc.s7_served import ServedBlock
+
+        return ServedBlock(chosen.host, chosen.port, chosen.s7_db, chosen.base, chosen.sessions)
+    if chosen.opcua:
+        from line_worker.sink.plc.nodes_served import ServedNodes
+
+        return ServedNodes(chosen.host, chosen.port)
+    if chosen.ethernet_ip:
+        from line_worker.sink.plc.tags_served import ServedTags
+
+        return ServedTags(chosen.host, chosen.port)
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one simulated PLC until SIGTERM; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="simulated-plc", description="A PLC over Modbus TCP or S7 that rejects by default."
+        prog="simulated-plc", description="A PLC that rejects by default: over Modbus TCP, S7, OPC UA or EtherNet/IP."
     )
     parser.add_argument("host")
     parser.add_argument("port", type=int)
@@ -252,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--serve", action="store_true", help="be the Modbus server that the sink writes to")
     parser.add_argument("--s7-db", type=int, help="be an S7 server, with the table in this data block")
+    parser.add_argument("--opcua", action="store_true", help="be an OPC UA server, with a variable for every row")
+    parser.add_argument("--ethernet-ip", action="store_true", help="be an EtherNet/IP server (pip install cpppo)")
     parser.add_argument("--sessions", type=int, default=8, help="of S7, at once")
     parser.add_argument("--poll-ms", type=float, default=POLL_S * 1000)
     parser.add_argument("--window-ms", type=float, default=1000.0)
@@ -268,8 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             unit=chosen.unit,
             base=chosen.base,
             serve=chosen.serve,
-            s7_db=chosen.s7_db,
-            sessions=chosen.sessions,
+            memory=_memory(chosen),
             poll_s=chosen.poll_ms / 1000,
             window_s=chosen.window_ms / 1000,
             trigger_s=chosen.trigger_ms / 1000,
