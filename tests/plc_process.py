@@ -92,7 +92,7 @@ def deliver_all(station: Station, plc: PlcProcess, first: int, count: int) -> No
     sent, earlier = range(first, first + count), len(plc.taken)
     for seq in sent:
         wait_for(lambda: station.output.words()[QUEUED] < 8)
-        station.deliver(outcome(seq, reason=(0, 0, 1, 30)[seq % 4]))
+        station.deliver(outcome(seq, left_ms=20_000, reason=(0, 0, 1, 30)[seq % 4]))
     wait_for(lambda: (first + count - 1) in [seq for seq, _ in plc.taken[earlier:]])
     verdicts = ("PASS", "PASS", "FAIL", "NO_DECISION")
     assert [one for one in plc.taken[earlier:] if one[0] in sent] == [(seq, verdicts[seq % 4]) for seq in sent]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -27,16 +28,18 @@ from plc_process import PlcProcess, Wire, deliver_all, free_port, why_not
 from plc_station import HOST, outcome, wait_for
 from plc_station import Station as Running
 
+PATIENT = {"queue": 64, "plc_heartbeat_ms": 5000}  # cpppo takes 20 ms for a request, and more beside other work
+NUMBERS = count(0, 100)  # a PLC refuses a part whose number is not larger than the last one's
 NODES = "nsu=urn:simulated-plc;s=LineWorker.{name}"
 
 
 def opcua(port: int, **changes: object) -> OpcUaClientSink:
-    keys = {"kind": "opcua-client", "url": f"opc.tcp://{HOST}:{port}", "nodes": NODES, "queue": 64}
+    keys = {"kind": "opcua-client", "url": f"opc.tcp://{HOST}:{port}", "nodes": NODES} | PATIENT
     return OpcUaClientSink.model_validate(keys | changes)
 
 
 def ethernet_ip(port: int, **changes: object) -> EtherNetIpSink:
-    return EtherNetIpSink.model_validate({"kind": "ethernet-ip", "host": HOST, "port": port, "queue": 64} | changes)
+    return EtherNetIpSink.model_validate({"kind": "ethernet-ip", "host": HOST, "port": port} | PATIENT | changes)
 
 
 @dataclass(frozen=True)
@@ -90,42 +93,42 @@ def test_every_verdict_arrives_once_and_in_order_also_after_the_plc_was_killed_a
 ) -> None:
     with Running(way.settings(plc.port)) as station:
         station.await_reachable()
-        earlier = plc.books
-        deliver_all(station, plc, 0, 20)
+        first = next(NUMBERS)
+        deliver_all(station, plc, first, 20)
         received = [booking for booking in plc.books if booking["received"]][-20:]
         assert [booking["accepted"] for booking in received] == [seq % 4 < 2 for seq in range(20)]
-        assert (received[5]["part_id"], received[5]["score"]) == ("part-5", 5.0)
+        assert (received[5]["part_id"], received[5]["score"]) == (f"part-{first + 5}", first + 5.0)
         plc.kill()
         wait_for(lambda: "cannot be reached" in why_not(station))
-        station.deliver(outcome(20, left_ms=50))
+        station.deliver(outcome(first + 20, left_ms=50))
         time.sleep(0.2)
         plc.start()
         station.await_reachable()
-        deliver_all(station, plc, 24, 8)
+        deliver_all(station, plc, first + 24, 8)
         plc.signal(signal.SIGSTOP)
         try:
             wait_for(lambda: "gives no answer" in why_not(station))
-            time.sleep(1.0)  # its heartbeat is stale
-            station.deliver(outcome(32, left_ms=100))
+            station.deliver(outcome(first + 32, left_ms=100))
             time.sleep(0.2)
         finally:
             plc.signal(signal.SIGCONT)
         station.await_reachable()
-        deliver_all(station, plc, 36, 4)
-    assert not {20, 32} & {booking["seq"] for booking in plc.books[len(earlier) :] if booking["accepted"]}
+        deliver_all(station, plc, first + 36, 4)
+    assert not {first + 20, first + 32} & {booking["seq"] for booking in plc.books if booking["accepted"]}
 
 
 def test_a_wire_that_is_slow_or_dies_in_silence(way: Way, plc: PlcProcess) -> None:
     with Wire(plc.port) as wire, Running(way.settings(wire.port)) as station:
         wire.delay_s = 0.02
         station.await_reachable()
-        deliver_all(station, plc, 0, 4)
+        first = next(NUMBERS)
+        deliver_all(station, plc, first, 4)
         wire.delay_s = 0.0
         wire.dead = True
         wait_for(lambda: "gives no answer" in why_not(station))
         wire.dead = False
         station.await_reachable()
-        deliver_all(station, plc, 4, 4)
+        deliver_all(station, plc, first + 4, 4)
 
 
 def test_a_plc_that_never_answers_is_reported_and_closing_stays_quick(way: Way) -> None:
