@@ -16,14 +16,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from bench.browser import Chromium
 from bench.line import Load, line_config, quantiles
 from line_worker.config import Config, LiveSink
 from line_worker.errors import LineWorkerError
 from line_worker.rehearsal import Rehearsal, Watcher
+from line_worker.source.drawing import draw_part
 
 HOST = "127.0.0.1"
 FOREVER_S = 24 * 3600.0
+DRAWN = 8
 SETTLE_S = 1.0  # after a browser has come or gone
 READY_S = 60.0
 COUNT = """window.drawn = 0; new MutationObserver(() => { window.drawn += 1; })
@@ -55,7 +59,7 @@ def measure(load: Load, browsers: int, rounds: int) -> list[Phase]:
     Chromium.check()
     with tempfile.TemporaryDirectory(prefix="lw-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        config = _with_page(line_config(_endless(load), folder))
+        config = _with_page(line_config(_endless(load, folder / "parts"), folder))
         rehearsal = Rehearsal(config, folder / "line.log")
         director = _Director(rehearsal.watcher, config, folder, (0, browsers) * rounds, load.seconds)
         stack.callback(director.join)
@@ -69,7 +73,17 @@ def measure(load: Load, browsers: int, rounds: int) -> list[Phase]:
         return director.found()
 
 
-def _endless(load: Load) -> Load:
+def _endless(load: Load, folder: Path) -> Load:
+    """Return `load` with parts that look like parts: noise is what no camera sees, and the worst for a JPEG."""
+    if not load.folder:
+        import cv2
+
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        for number in range(DRAWN):
+            part = draw_part(rng, size=(load.height, load.width), colour=load.colour)
+            cv2.imwrite(str(folder / f"{number}.bmp"), part.image)
+        load = replace(load, folder=str(folder))
     return replace(load, seconds=FOREVER_S)
 
 

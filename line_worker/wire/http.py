@@ -26,8 +26,8 @@ CONNECTIONS = 16
 REQUEST_BYTES = 4096
 PATIENCE_S = 2.0  # of a connection, from its start
 TURN_S = 0.2
-HELD_S = 0.02  # between two looks at pages that have nothing yet
-PAUSE_S = 0.01  # after every turn: however many ask, this thread leaves the processor to the others
+HELD_S = 0.01  # between two looks at pages that have nothing yet
+PAUSE_S = 0.004  # after every turn: however many ask, this thread leaves the processor to the others
 NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
 
