@@ -10,7 +10,7 @@ SOURCES := $(shell find line_worker calib bench -name '*.py' -o -name '*.html' -
 TORCH ?= $(if $(wildcard /proc/driver/nvidia/version),torch>=2.13,torch==2.13.0)
 TORCH_ARGS ?=
 
-.PHONY: demo test check format slow drill fuzz axe live wheel clean
+.PHONY: demo test check format slow drill fuzz axe cluster live wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/line-worker demo
 
@@ -33,6 +33,11 @@ fuzz: $(VENV)/.tests
 # the accessibility rules of the page's tests (axe-core, MPL-2.0; not part of the product)
 axe:
 	mkdir -p .axe && cd .axe && tar xzf "$$(npm pack --silent axe-core@4)" package/axe.min.js package/LICENSE
+
+# rescore on a Ray cluster of several nodes on this machine, one of which is killed
+cluster: $(VENV)/.tests
+	$(PIP) ".[cluster]"
+	RAY_CLUSTER=1 $(BIN)/pytest tests/test_rescore_cluster.py --timeout 600
 
 # ten minutes of the page in a browser: it must not grow
 live: $(VENV)/.tests

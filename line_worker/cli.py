@@ -106,13 +106,14 @@ def rescore(
     bundle: Annotated[Path, typer.Option(help="The bundle to judge with.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write verdicts here (.jsonl or .parquet).")] = None,
     processes: Annotated[int, typer.Option(min=0, help="How many; 0: one for each processor.")] = 0,
+    cluster: Annotated[str, typer.Option(metavar="ADDRESS", help="A Ray cluster to compute on: HOST:PORT.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with --out stopped.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Judge recordings and folders again on all cores, away from any line; says which recorded verdicts change."""
+    """Judge recordings and folders again on all cores or a cluster, away from any line; says which verdicts change."""
     from line_worker.rescore.run import run
 
-    return run(sources, bundle, out, processes, resume=resume, as_json=as_json)
+    return run(sources, bundle, out, processes, cluster, resume=resume, as_json=as_json)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,20 @@ from line_worker.wire.messages import Outcome
 SHOWN = 20  # verdicts that changed
 
 
-def run(sources: Sequence[Path], bundle: Path, out: Path | None, processes: int, *, resume: bool, as_json: bool) -> int:
-    """Judge `sources` with `bundle`; returns 0. See shares.py for what is raised."""
+def run(
+    sources: Sequence[Path],
+    bundle: Path,
+    out: Path | None,
+    processes: int,
+    cluster: str = "",
+    *,
+    resume: bool,
+    as_json: bool,
+) -> int:
+    """Judge `sources` with `bundle` here, or on the Ray cluster at the address `cluster`; returns 0.
+
+    See shares.py and cluster.py for what is raised.
+    """
     if resume and out is None:
         raise ConfigError("rescore", ["--resume goes on with the file that --out named; give it again"])
     results = None if out is None else Results(out, Bundle.load(bundle).sha, resume)
@@ -29,7 +41,7 @@ def run(sources: Sequence[Path], bundle: Path, out: Path | None, processes: int,
     recorded, counts, changed = recorded_outcomes(sources), Counter[str](), list[dict[str, Any]]()
     begun = time.monotonic()
     try:
-        for verdict in rescore(sources, bundle, processes or available(), done):
+        for verdict in _verdicts(sources, bundle, processes, done, cluster):
             counts[verdict["outcome"]] += 1
             if results:
                 results.add(verdict)
@@ -53,6 +65,16 @@ def run(sources: Sequence[Path], bundle: Path, out: Path | None, processes: int,
     }
     typer.echo(json.dumps(found) if as_json else "\n".join(_in_words(found, out)))
     return 0
+
+
+def _verdicts(
+    sources: Sequence[Path], bundle: Path, processes: int, done: int, cluster: str
+) -> Iterator[dict[str, Any]]:
+    if not cluster:
+        return rescore(sources, bundle, processes or available(), done)
+    from line_worker.rescore import cluster as ray
+
+    return ray.rescore(sources, bundle, cluster, processes, done)
 
 
 def _changed(verdict: dict[str, Any], outcome: Outcome | None) -> str:

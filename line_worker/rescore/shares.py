@@ -104,7 +104,7 @@ def rescore(sources: Sequence[Path], bundle: Path, processes: int, done: int = 0
 
     Raises ConfigError for sources that lead nowhere, LineWorkerError when a process dies.
     """
-    _check(sources)
+    check(sources)
     with contextlib.ExitStack() as stack:
         shares = [stack.enter_context(_share(sources, bundle, share, processes, done)) for share in range(processes)]
         number = done
@@ -115,7 +115,8 @@ def rescore(sources: Sequence[Path], bundle: Path, processes: int, done: int = 0
             _line(share)  # all have ended, and well
 
 
-def _check(sources: Sequence[Path]) -> None:
+def check(sources: Sequence[Path]) -> None:
+    """Raise ConfigError for sources that do not exist."""
     problems = [f"{source} does not exist" for source in sources if not source.exists()]
     if problems or not sources:
         raise ConfigError("rescore", problems or ["no recording, image or folder was given"])
