@@ -75,6 +75,12 @@ class Bench:
         self.ring.free(slot)
         return frame
 
+    def announce_inline(self, seq: int, *, sent: bool = True) -> None:
+        """Announce a part whose picture travels in the message; of a fast line only some are `sent` to the page."""
+        pixels = np.full((48, 64), 40 + seq, np.uint8)
+        frame = Frame(outcome(seq).key, 0.0, DEADLINE_MS, (48, 64), "uint8", "gray", checksum(pixels), "inline")
+        self.live.tap(frame, pixels.tobytes() if sent else b"")
+
     def part(self, seq: int, reason: Reason = Reason.NONE) -> None:
         self.announce(seq)
         self.live.deliver(outcome(seq, reason), time.monotonic())

@@ -14,7 +14,7 @@ from line_worker.source.replay import ReplayFrames
 from line_worker.source.synthetic import SyntheticFrames
 from line_worker.source.video import VideoFrames
 from line_worker.wire.http import CONNECTIONS
-from line_worker.wire.limits import AHEAD_FRAMES, LIVE_BYTES, LIVE_WAITING, RECORDER_BYTES
+from line_worker.wire.limits import AHEAD_FRAMES, LIVE_BYTES, LIVE_INLINE, LIVE_WAITING, RECORDER_BYTES
 from line_worker.wire.links import CROPS, FRAMES, OUTCOMES, SLACK_BYTES, WORK
 
 FRAME = 1_000_000
@@ -80,7 +80,8 @@ RECORD = {"kind": "record", "path": "/x.mcap"}
         ([RECORD], "ring", 0, RECORDER_BYTES + FRAME),
         ([RECORD], "inline", OUTCOMES.high_water * FRAME, RECORDER_BYTES + (1 + OUTCOMES.high_water) * FRAME),
         ([{"kind": "log"}], "inline", 0, 0),
-        ([{"kind": "live"}], "inline", 0, LIVE_BYTES + (LIVE_WAITING + 2 + CONNECTIONS) * FRAME),
+        ([{"kind": "live"}], "ring", 0, LIVE_BYTES + (LIVE_WAITING + 2 + CONNECTIONS) * FRAME),
+        ([{"kind": "live"}], "inline", FRAME, LIVE_BYTES + (LIVE_WAITING + LIVE_INLINE + 3 + CONNECTIONS) * FRAME),
     ],
 )
 def test_what_sinks_make_wait(sinks: list[dict[str, Any]], transport: str, hub: int, waiting: int) -> None:

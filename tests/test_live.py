@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from line_worker.errors import ConfigError, SinkError
-from line_worker.live import HEADERS, Live
+from line_worker.live import HEADERS, UNDECIDED_S, Live
 from line_worker.live.board import SILENT_S, Board, part_of, percentile
 from line_worker.live.pages import STATIC, WAIT_S
 from line_worker.live.painter import REJECTS
@@ -22,7 +22,7 @@ from line_worker.live.pictures import to_jpeg
 from line_worker.live.words import REASONS, STATES, STOPS
 from line_worker.serving import with_page
 from line_worker.verdicts import Reason, StationState, StopCause
-from line_worker.wire.limits import LIVE_WAITING
+from line_worker.wire.limits import LIVE_INLINE, LIVE_WAITING
 from live_bench import DEADLINE_MS, Bench, config, outcome, state, until
 
 # ---- what is said ----------------------------------------------------------------------------------------------------
@@ -140,6 +140,25 @@ def test_a_part_whose_picture_is_gone_is_shown_without_one(bench: Bench) -> None
     assert jpeg == b""
     bench.live.deliver(outcome(100, Reason.GAP), time.monotonic())
     until(lambda: bench.next()[0]["part"]["seq"] == 100)
+
+
+def test_pictures_that_travel_in_messages_are_shown_and_kept(bench: Bench) -> None:
+    for seq in range(3):
+        bench.announce_inline(seq, sent=seq == 1)
+        bench.live.deliver(outcome(seq, Reason.ANOMALY), time.monotonic())
+    told, jpeg = bench.next()
+    assert told["part"]["seq"] == 1, "those without a picture are not shown in its place"
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_UNCHANGED).mean() == pytest.approx(41, abs=2)
+    until(lambda: any("pictured" in one for one in bench.rejects()))
+    assert [(one["seq"], one.get("pictured")) for one in bench.rejects()] == [(2, None), (1, True), (0, None)]
+
+
+def test_pictures_in_messages_whose_parts_nobody_decides_are_let_go(bench: Bench) -> None:
+    for seq in range(2 * LIVE_INLINE):
+        bench.announce_inline(seq)
+    assert len(bench.live._inline) == LIVE_INLINE
+    bench.live.poll(time.monotonic() + UNDECIDED_S + 1)
+    assert not bench.live._inline
 
 
 def test_rejects_are_listed_and_their_pictures_kept(bench: Bench) -> None:

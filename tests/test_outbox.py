@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ class Bench:
     def open(self) -> None:
         self.wire = Wire(self.folder)
         self.peers = Peers(self.wire.bind(OUTCOMES), 1, Station())
-        self.outbox = Outbox(self.peers, self.journal, {"log": True, "store": True, "plc": False}, ("shadow",))
+        configured = {"log": True, "store": True, "plc": False}
+        self.outbox = Outbox(self.peers, self.journal, configured, ("shadow",), ("live",))
 
     def close(self) -> None:
         for wire in (*self.wires, self.wire):
@@ -263,3 +265,22 @@ def test_a_shadow_that_hangs_takes_nothing_from_the_others(bench: Bench) -> None
     assert store.rows(20) == list(range(1, 21))
     bench.outbox.beat(STATE)
     assert bench.outbox.warnings == ("shadow shadow: is not connected; the line decides as before",)
+
+
+def test_a_page_gets_pictures_out_of_messages_now_and_then_and_all_headers(bench: Bench) -> None:
+    page = bench.sink("live", durable=False)
+    page.say(m.SinkHello("live", False, True))
+    frame = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (2, 2), "uint8", "gray", 1, "inline")
+    other = replace(frame, key=m.FrameKey("l", "d", 1, 0))
+
+    def shown(*frames: m.Frame) -> list[tuple[str, bytes]]:
+        before = len(page.heard)
+        for one in frames:
+            bench.outbox.tap(m.Tap(one, b"1234"))
+        page.turns(1.0, lambda: len(page.heard) == before + len(frames))
+        return [(tap.frame.key.camera, tap.pixels) for tap in page.heard[before:] if isinstance(tap, m.Tap)]
+
+    assert shown(frame, frame, other) == [("c", b"1234"), ("c", b""), ("d", b"1234")], "one a camera"
+    assert shown(frame, other) == [("c", b""), ("d", b"")], "one that hangs is owed no queue of pictures"
+    page.say(m.SinkState("live", True, ""))
+    assert shown(frame) == [("c", b"1234")], "it is alive"

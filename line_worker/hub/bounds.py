@@ -15,6 +15,7 @@ from line_worker.wire.limits import (
     CREDIT_BATCHES,
     CROPS_WAITING,
     LIVE_BYTES,
+    LIVE_INLINE,
     LIVE_WAITING,
     RECORDER_BYTES,
     SHADOW_FRAMES,
@@ -77,10 +78,11 @@ def _hub(config: Config) -> int:
     inline = [c for c in config.cameras if _inline(c)]
     largest = max(map(_bytes, inline), default=0)
     tapped = sum(sink.kind in ("record", "shadow") for sink in config.sinks)
+    pages = sum(sink.kind == "live" for sink in config.sinks) * sum(map(_bytes, inline))
     arriving = max(c.window for c in config.cameras) + 2  # the mark of the frames link
     windows = sum((c.window + 2 + arriving) * _bytes(c) for c in inline)
     canaries = sum(2 * _bytes(c) for c in inline if c.canary_every_s)  # bait, and what is on its way
-    return windows + canaries + (_credits(config) + tapped * OUTCOMES.high_water) * largest
+    return windows + canaries + pages + (_credits(config) + tapped * OUTCOMES.high_water) * largest
 
 
 def _worker(config: Config) -> int:
@@ -99,7 +101,9 @@ def _sinks(config: Config) -> int:
     taps = OUTCOMES.high_water * max((_bytes(c) for c in config.cameras if _inline(c)), default=0)
     recorder = RECORDER_BYTES + config.frame_bytes + taps
     shadow = (SHADOW_FRAMES + 1 + CROPS.frames) * config.frame_bytes + taps
-    live = LIVE_BYTES + (LIVE_WAITING + 2 + CONNECTIONS) * config.frame_bytes
+    inline = sum(map(_inline, config.cameras))
+    sampled = inline + LIVE_INLINE if inline else 0  # on their way to a page, and there
+    live = LIVE_BYTES + (LIVE_WAITING + 2 + CONNECTIONS + sampled) * config.frame_bytes
     held = {"store": store, "record": recorder, "shadow": shadow, "live": live}
     return sum(held.get(sink.kind, 0) for sink in config.sinks)
 

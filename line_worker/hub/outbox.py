@@ -8,7 +8,7 @@ newest row and are forgotten when the hub stops.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -32,6 +32,7 @@ class Reader:
     reachable: bool = True
     detail: str = ""
     taps_lost: int = 0
+    pictured: set[str] = field(default_factory=set)  # cameras of which it has got a picture since it was heard last
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,19 @@ class Outbox:
     """The hub's end of the outcomes link. `expected` names the sinks of the configuration: name -> durable.
 
     `shadows` are configured, too, and the line never waits for them: they get outcomes as real-time sinks do, and what
-    is wrong with them is a warning.
+    is wrong with them is a warning. `pages` get pictures out of messages only now and then.
     """
 
     def __init__(
-        self, peers: Peers, journal: Journal, expected: dict[str, bool], shadows: tuple[str, ...] = ()
+        self,
+        peers: Peers,
+        journal: Journal,
+        expected: dict[str, bool],
+        shadows: tuple[str, ...] = (),
+        pages: tuple[str, ...] = (),
     ) -> None:
         self._peers, self._channel, self._journal, self._expected = peers, peers.channel, journal, expected
-        self._shadows = shadows
+        self._shadows, self._pages = shadows, pages
         self._readers: dict[str, Reader] = {}
         self._moved: dict[str, int] = {}  # cursors to be written with the next commit
         self._newest = journal.last_row()
@@ -108,6 +114,7 @@ class Outbox:
             self._peers.greet(peer, known=False)
         else:
             reader.reachable, reader.detail = state.reachable, state.detail
+            reader.pictured.clear()
 
     def take_cursors(self) -> dict[str, int]:
         """Return the cursors that have moved since the last call; the caller commits them."""
@@ -134,10 +141,23 @@ class Outbox:
                 reader.sent = outcome.row
 
     def tap(self, tap: Tap) -> None:
-        """Send a copy of an announced frame to those who asked; a full queue loses it, counted."""
-        for reader in self._readers.values():
-            if reader.hello.frames and not self._channel.send(tap, reader.peer):
+        """Send a copy of an announced frame to those who asked; a full queue loses it, counted.
+
+        Of pictures inside messages a page gets one a camera for every sign of life, otherwise headers: one that hangs
+        would be owed a queue full of them.
+        """
+        for name, reader in self._readers.items():
+            told = self._sampled(reader, tap) if name in self._pages and tap.pixels else tap
+            if reader.hello.frames and not self._channel.send(told, reader.peer):
                 reader.taps_lost += 1
+
+    @staticmethod
+    def _sampled(reader: Reader, tap: Tap) -> Tap:
+        camera = tap.frame.key.camera
+        if camera in reader.pictured:
+            return Tap(tap.frame)
+        reader.pictured.add(camera)
+        return tap
 
     def beat(self, state: HubState) -> None:
         """Send the hub's state to every sink; one that is gone is forgotten until it says hello again."""

@@ -71,7 +71,8 @@ class Hub:
         self.ledger = Ledger(config.line.name, camera_rules(config))
         shadows = tuple(s.name for s in config.sinks if s.kind == "shadow")
         expected = {s.name: s.durable for s in config.sinks if s.kind not in ("shadow", "live")}
-        self.outbox = Outbox(outcomes, self.journal, expected, shadows)
+        pages = tuple(s.name for s in config.sinks if s.kind == "live")
+        self.outbox = Outbox(outcomes, self.journal, expected, shadows, pages)
         self.views = Views(config, self.ledger)
         self.sources = Sources(frames, self.ledger, self.views, self.outbox, begun_anew=begun_anew)
         self.triggers = Triggers(config, self.sources, self.views, self.ledger.counts)

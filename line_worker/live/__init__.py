@@ -30,6 +30,7 @@ from line_worker.sink.recent import RecentKeys
 from line_worker.sink.served import encryption
 from line_worker.wire.control import ask
 from line_worker.wire.http import HttpServer
+from line_worker.wire.limits import LIVE_INLINE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,7 @@ log = structlog.get_logger()
 
 HEADERS = 1024  # of parts that are not decided yet
 PUBLISH_S = 0.1
+UNDECIDED_S = 10.0  # a part whose outcome has not come by then has none to come: its hub has gone
 ASK_S, LOOK_S = 2.0, 0.2
 
 
@@ -48,15 +50,15 @@ class Live(QuietSink):
     """See the module's text."""
 
     durable = False
+    wants_frames = True
     nice = 10
 
     def __init__(self, sink: LiveSink, config: Config) -> None:
         self._sink, self._config = sink, config
         self._deadlines = {camera.name: camera.deadline_ms for camera in config.cameras}
-        # pictures that travel inside messages would fill the queue of a page that hangs
-        self.wants_frames = all(camera.transport == "ring" for camera in config.cameras)
         self._pictures = CropFolder(config.live_path(sink), int(sink.quota_mb * 1e6))
         self._headers: dict[FrameKey, Frame] = {}
+        self._inline: dict[FrameKey, tuple[bytes, float]] = {}  # pictures out of messages, and when they came
         self._seen = RecentKeys()
         self._board = Board(config.line.name, self._deadlines, sink.name)
         self._scores = Scores(self._deadlines)
@@ -115,16 +117,19 @@ class Live(QuietSink):
         self._headers[frame.key] = frame
         if len(self._headers) > HEADERS:
             del self._headers[next(iter(self._headers))]
+        if inline and len(self._inline) < LIVE_INLINE:
+            self._inline[frame.key] = inline, time.monotonic()
 
     def deliver(self, outcome: Outcome, now: float) -> bool:
         """Count a part, and have it drawn."""
         frame = self._headers.pop(outcome.key, None)
+        inline, _ = self._inline.pop(outcome.key, (b"", 0.0))
         if self._painter is not None and outcome.key not in self._seen:
             self._seen.add(outcome.key)
             self._board.take(outcome, now)
             self._scores.take(outcome)
             part = part_of(outcome, self._deadlines.get(outcome.key.camera))
-            self._painter.take(Job(outcome.key, part, frame))
+            self._painter.take(Job(outcome.key, part, frame, inline))
         return True
 
     def beat(self, state: HubState, now: float) -> None:
@@ -140,6 +145,8 @@ class Live(QuietSink):
         dead = [thread.name for thread in (self._server, self._painter) if thread is not None and not thread.is_alive()]
         if dead:
             raise SinkError(f"the page: its thread {dead[0]} has ended; its process is started again, the line goes on")
+        for key in [key for key, (_, came) in self._inline.items() if now - came > UNDECIDED_S]:
+            del self._inline[key]
         if self._site is not None and now - self._publish_at >= PUBLISH_S:
             self._publish_at = now
             if self._asker is not None:

@@ -1,9 +1,10 @@
 """Makes the pictures that the page shows, in a thread of its own: the newest part of each camera, and every reject.
 
 The pixels are read from the source's ring when they are wanted, not when they come; by then a slot may have been used
-again, and the part is shown without a picture. Of the newest part there is never a queue: while one is drawn, the next
-ones replace each other. Rejects wait, `LIVE_WAITING` at most, and are kept as files; when they come faster than
-`KEPT_A_SECOND`, the rest is listed without pictures, so that a station that rejects everything has not to draw it all.
+again, and the part is shown without a picture. Those that travel inside messages are there already. Of the newest part
+there is never a queue: while one is drawn, the next ones replace each other. Rejects wait, `LIVE_WAITING` at most, and
+are kept as files; when they come faster than `KEPT_A_SECOND`, the rest is listed without pictures, so that a station
+that rejects everything has not to draw it all.
 """
 
 from __future__ import annotations
@@ -50,12 +51,18 @@ class Shown(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A decided part, and its header if it was announced; or the pixels that were read already."""
+    """A decided part, its header if it was announced, and its picture as it came in a message or was read."""
 
     key: FrameKey
     part: Part
     frame: Frame | None
+    inline: bytes = b""
     pixels: NDArray[Any] | None = None
+
+    @property
+    def left_out(self) -> bool:
+        """Whether its picture was in a message, and did not come here: of a fast line some do."""
+        return self.frame is not None and self.frame.place == "inline" and not self.inline
 
 
 class Painter(threading.Thread):
@@ -80,7 +87,8 @@ class Painter(threading.Thread):
     def take(self, job: Job) -> None:
         """Show a part, and keep it when it is a reject; never waits."""
         with self._turn:
-            self._next[job.key.camera] = job
+            if not job.left_out:
+                self._next[job.key.camera] = job
             if job.part["verdict"] != "PASS":
                 self._relist([job.part, *self.rejects])
                 self._let_wait(job, time.monotonic())
@@ -88,7 +96,7 @@ class Painter(threading.Thread):
 
     def _let_wait(self, job: Job, now: float) -> None:
         room = len(self._rejects) < LIVE_WAITING and now - self._kept_at >= 1 / KEPT_A_SECOND
-        if job.frame is not None and room:
+        if job.frame is not None and not job.left_out and room:
             self._kept_at = now
             self._rejects.append(job)
 
@@ -156,9 +164,9 @@ class Painter(threading.Thread):
 
     def _show(self, job: Job) -> None:
         self._drawn_at[job.key.camera] = time.monotonic()
-        pixels = self._read(job.frame)
+        pixels = self._read(job)
         part = job.part | _size(pixels)
-        self._hold(job._replace(part=part, pixels=pixels))
+        self._hold(job._replace(part=part, inline=b"", pixels=pixels))
         self._number += 1
         self.newest[job.key.camera] = Shown(self._number, part, b"" if pixels is None else to_jpeg(pixels))
 
@@ -170,7 +178,7 @@ class Painter(threading.Thread):
 
     def _keep(self, job: Job) -> None:
         """Write the original, and a small one for the list."""
-        pixels = self._read(job.frame) if job.pixels is None else job.pixels
+        pixels = self._read(job) if job.pixels is None else job.pixels
         if pixels is None:
             return
         try:
@@ -187,11 +195,11 @@ class Painter(threading.Thread):
         self.rejects = tuple(rejects[:REJECTS])
         self.rejects_number += 1
 
-    def _read(self, frame: Frame | None) -> NDArray[Any] | None:
-        if frame is None or frame.place != "ring":
+    def _read(self, job: Job) -> NDArray[Any] | None:
+        if job.frame is None or job.frame.place == "none":
             return None
         try:
-            return self._reader.read(frame, b"")
+            return self._reader.read(job.frame, job.inline)
         except FrameError:  # its slot has been used again, or its source is gone
             return None
 
