@@ -15,6 +15,7 @@ from bench.line import Load, Measured
 from bench.page import Phase
 from bench.plc import Way
 from bench.recording import Cost as RecordingCost
+from bench.rescore import Pace
 from bench.soak import Soaked
 from bench.wire import Cost
 
@@ -80,6 +81,23 @@ def show_phases(phases: Sequence[Phase], *, as_json: bool) -> None:
     for count in sorted({phase.browsers for phase in phases}):
         p99 = median(phase.elapsed_ms["p99"] for phase in phases if phase.browsers == count)
         console.print(f"{count} browsers: median p99 {p99:.1f} ms")
+    console.print(machine(), style="dim")
+
+
+def show_paces(paces: Sequence[Pace], *, same: bool, as_json: bool) -> None:
+    """Print one row for each number of processes, and how much faster it is than the first."""
+    if as_json:
+        print(json.dumps({"machine": machine(), "same": same, "paces": [asdict(pace) for pace in paces]}))
+        return
+    table = Table(title=f"rescore of {paces[0].pictures} pictures; once the models are loaded")
+    for column in ("processes", "seconds in all", "pictures/s", "times the first"):
+        table.add_column(column, justify="right")
+    for pace in paces:
+        times = f"{pace.a_second / paces[0].a_second:.2f}"
+        table.add_row(str(pace.processes), f"{pace.seconds:.1f}", f"{pace.a_second:.2f}", times)
+    console = Console()
+    console.print(table)
+    console.print("all verdicts are the same" if same else "THE VERDICTS DIFFER")
     console.print(machine(), style="dim")
 
 

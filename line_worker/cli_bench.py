@@ -178,6 +178,26 @@ def page(
 
 
 @bench_app.command()
+def rescore(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Recordings, images, folders of images.")],
+    bundle: Annotated[Path, typer.Option(help="The bundle to judge with.")],
+    processes: Annotated[str, typer.Option(metavar="A,B,...", help="Numbers of processes, side by side.")] = "1,2",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns; the medians count.")] = 3,
+    as_json: Json = False,
+) -> int:
+    """Measure `rescore` on more and more processes; exit code 1 when their verdicts differ."""
+    from bench.rescore import measure
+    from bench.show import show_paces
+
+    try:
+        paces, same = measure(sources, bundle, [max(1, int(count)) for count in processes.split(",")], rounds)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    show_paces(paces, same=same, as_json=as_json)
+    return 0 if same else 1
+
+
+@bench_app.command()
 def drawn(
     parts: Annotated[str, typer.Option(metavar="A,B,...", help="Only these parts; all when left out.")] = "",
     good: Annotated[int, typer.Option(min=20, help="Good pictures to learn each from.")] = 80,

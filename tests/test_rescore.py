@@ -14,6 +14,7 @@ import pytest
 
 from calib.options import TrainOptions
 from calib.train import train
+from line_worker.cli import main
 from line_worker.errors import ConfigError, LineWorkerError
 from line_worker.images import save_png
 from line_worker.rescore.results import Results
@@ -134,3 +135,21 @@ def test_results_of_another_bundle_are_not_mixed(tmp_path):
     (tmp_path / "r.jsonl.part").write_text('{"bundle": "a"}\n')
     with pytest.raises(ConfigError, match="another bundle"):
         Results(tmp_path / "r.jsonl", "b", resume=True)
+
+
+def test_the_bench_says_how_many_pictures_a_second(bundle, folder, capsys):
+    options = ["--bundle", str(bundle), "--processes", "2", "--rounds", "1", "--json"]
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "rescore", *[str(folder)] * 3, *options])
+    found = json.loads(capsys.readouterr().out)
+    assert (end.value.code, found["same"]) == (0, True)
+    [pace] = found["paces"]
+    assert (pace["processes"], pace["pictures"], pace["a_second"] > 0) == (2, 18, True)
+
+
+def test_the_bench_refuses_what_cannot_tell(monkeypatch, capsys):
+    monkeypatch.setattr("bench.rescore.rescore", lambda *asked: iter([{}] * 8))
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "rescore", ".", "--bundle", "b"])
+    assert end.value.code == 3
+    assert "8 pictures are too few for 1 processes: give at least 9" in " ".join(capsys.readouterr().err.split())

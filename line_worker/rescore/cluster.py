@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from line_worker.errors import ConfigError, LineWorkerError
-from line_worker.rescore.shares import Picture, check, judged, pictures
+from line_worker.rescore.shares import Picture, check, judged, pictures, take_one_thread
 
 log = structlog.get_logger()
 
@@ -35,12 +35,10 @@ class Judge:
     """What runs on the cluster: one model on one thread. `files`: the bundle's, by their paths in it."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        import torch
-
         from line_worker.bundle import Bundle
         from line_worker.selftest import self_tested
 
-        torch.set_num_threads(1)
+        take_one_thread()
         with tempfile.TemporaryDirectory(prefix="lw-bundle-") as folder:
             for name, data in files.items():
                 path = Path(folder) / name

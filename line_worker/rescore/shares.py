@@ -125,7 +125,8 @@ def check(sources: Sequence[Path]) -> None:
 @contextlib.contextmanager
 def _share(sources: Sequence[Path], bundle: Path, share: int, of: int, done: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "line_worker.rescore.shares", str(bundle), str(share), str(of), str(done)]
-    process = subprocess.Popen([*command, *map(str, sources)], stdout=subprocess.PIPE, text=True)
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # numpy's libraries ask for it when they are loaded
+    process = subprocess.Popen([*command, *map(str, sources)], stdout=subprocess.PIPE, text=True, env=alone)
     try:
         yield process
     finally:
@@ -155,15 +156,22 @@ def available() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def take_one_thread() -> None:
+    """Compute on one thread in this process: the others are other processes'."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
 def main(arguments: Sequence[str]) -> int:
     """One process: bundle, its share, of how many, from which number on, and the sources; prints verdicts."""
     bundle_path, share, of, done, *sources = arguments
-    import torch
-
     from line_worker.bundle import Bundle
     from line_worker.selftest import self_tested
 
-    torch.set_num_threads(1)
+    take_one_thread()
     try:
         bundle = Bundle.load(Path(bundle_path))
         inspection = self_tested(bundle, "cpu")
