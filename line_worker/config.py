@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from line_worker.config_problems import across, explain
 from line_worker.config_problems import without_credentials as without_credentials
@@ -37,6 +37,15 @@ from line_worker.config_sinks import Sink as Sink
 from line_worker.config_sinks import StoreSink as StoreSink
 from line_worker.config_sinks import WebhookSink as WebhookSink
 from line_worker.config_sinks import WrittenPlc as WrittenPlc
+from line_worker.config_sources import BaslerSource as BaslerSource
+from line_worker.config_sources import CameraSource as CameraSource
+from line_worker.config_sources import FolderSource as FolderSource
+from line_worker.config_sources import GenicamSource as GenicamSource
+from line_worker.config_sources import GigeSource as GigeSource
+from line_worker.config_sources import ReplaySource as ReplaySource
+from line_worker.config_sources import Source as Source
+from line_worker.config_sources import SyntheticSource as SyntheticSource
+from line_worker.config_sources import VideoSource as VideoSource
 from line_worker.config_triggers import FreeTrigger as FreeTrigger
 from line_worker.config_triggers import HardwareTrigger as HardwareTrigger
 from line_worker.config_triggers import IntervalTrigger as IntervalTrigger
@@ -48,117 +57,6 @@ from line_worker.errors import ConfigError
 
 STUB = Path("stub")
 STUB_LIMIT = 1.0  # what a stub would fail parts above, if it scored any
-
-
-# ---- sources ---------------------------------------------------------------------------------------------------------
-
-
-class FolderSource(Section):
-    """Images of a folder in the order of their names, once or looped, at `rate` a second; or watched for new ones."""
-
-    kind: Literal["folder"]
-    path: Path
-    rate: PositiveFloat = 10.0
-    loop: bool = False
-    watch: bool = False
-    settle_ms: PositiveFloat = 200.0  # a watched file is finished when it has not grown for this long
-
-
-class VideoSource(Section):
-    """Frames of any file OpenCV reads, at its own rate or at `rate`."""
-
-    kind: Literal["video"]
-    path: Path
-    rate: PositiveFloat | None = None
-    loop: bool = False
-    colour: Literal["bgr", "gray"] = "bgr"
-
-
-class CameraSource(Section):
-    """A camera OpenCV opens: device index or RTSP/HTTP URL."""
-
-    kind: Literal["camera"]
-    device: int | str
-    colour: Literal["bgr", "gray"] = "bgr"
-    timeout_ms: PositiveFloat = 2000.0
-    rate: PositiveFloat | None = None  # at most this many frames a second are taken
-
-
-class GenicamSource(Section):
-    """A GenICam camera through a GenTL producer. `nodes` are set in their order, each read back.
-
-    device: serial number, user's name, id or model; "" when only one camera is connected. timeout_ms: a camera that is
-    silent for so long is opened again; 0: a triggered one may be silent.
-    """
-
-    kind: Literal["genicam"]
-    producer: Path
-    device: str = ""
-    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    buffers: int = Field(default=8, ge=1, le=256)
-    timeout_ms: float = Field(default=0.0, ge=0)
-
-
-class GigeSource(Section):
-    """A GigE Vision camera on the network, without its vendor's software; otherwise as GenicamSource.
-
-    device: serial number, user's name, IP address, MAC or model. interface: the network card, by name or address; "":
-    any. packet_size: bytes, 0: as large as the card takes.
-    """
-
-    kind: Literal["gige"]
-    device: str = ""
-    interface: str = ""
-    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    packet_size: int = Field(default=0, ge=0, le=65_535)
-    resend: bool = True  # lost packets are asked for again
-    timeout_ms: float = Field(default=0.0, ge=0)
-
-
-class BaslerSource(Section):
-    """A Basler camera through pylon; as GenicamSource."""
-
-    kind: Literal["basler"]
-    device: str = ""
-    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    buffers: int = Field(default=16, ge=1, le=256)
-    timeout_ms: float = Field(default=0.0, ge=0)
-
-
-class SyntheticSource(Section):
-    """Drawn parts, a share `defects` of them bad; `part = "noise"` gives plain noise, to measure the line alone."""
-
-    kind: Literal["synthetic"]
-    rate: PositiveFloat = 10.0
-    parts: int | None = Field(default=None, ge=1)
-    part: str = "bracket"
-    defects: float = Field(default=0.1, ge=0, le=1)
-    width: int = Field(default=640, ge=64, le=16384)
-    height: int = Field(default=480, ge=64, le=16384)
-    colour: bool = False
-    bits: Literal[8, 16] = 8
-    seed: int = 0
-
-
-class ReplaySource(Section):
-    """A recording, at its recorded rate, as fast as the line takes it ("max"), or at a number of frames a second."""
-
-    kind: Literal["replay"]
-    path: Path
-    rate: Literal["recorded", "max"] | PositiveFloat = "recorded"
-
-
-Source = Annotated[
-    FolderSource
-    | VideoSource
-    | CameraSource
-    | GenicamSource
-    | GigeSource
-    | BaslerSource
-    | SyntheticSource
-    | ReplaySource,
-    Field(discriminator="kind"),
-]
 
 
 class Camera(Checks):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
 
+from line_worker.config_rules import LineRules
 from line_worker.config_section import Name, Section
 
 
@@ -67,6 +68,7 @@ class Parts(Section):
     passes: Literal["all"] | Annotated[int, Field(ge=1, le=32)] = "all"
     match: Literal["id", "time"] = "id"
     within_ms: float = Field(default=20.0, gt=0, le=60_000)
+    rules: LineRules = LineRules()  # of the parts; each camera has its own
 
     @property
     def needed(self) -> int:
@@ -87,10 +89,17 @@ def trigger_problems(raw: dict[str, Any]) -> list[str]:
     problems = [problem for camera in cameras for problem in _of_camera(camera, sinks)]
     names = [camera.get("name") for camera in cameras]
     for parts in _tables(raw, "parts"):
-        problems += _of_parts(parts, [str(name) for name in names if name])
+        problems += _of_parts(parts, [str(name) for name in names if name], cameras)
     shared = [name for parts in _tables(raw, "parts") for name in _names(parts.get("cameras"))]
     problems += [f"parts: camera {n!r} is named twice; a picture shows one part" for n in _twice(shared)]
     problems += [f"parts: the name {n!r} is used twice" for n in _twice(p.get("name") for p in _tables(raw, "parts"))]
+    waited = {_table(camera, "trigger").get("sink") for camera in cameras}
+    idle = [sink.get("name", "http") for sink in sinks if sink.get("kind") == "http"]
+    problems += [
+        f'sinks: no camera waits for {name!r}; give one trigger = {{ kind = "sink", sink = "{name}" }}'
+        for name in idle
+        if name not in waited
+    ]
     problems += [f"recipes: number {n} is used twice" for n in _twice(r.get("number") for r in _tables(raw, "recipes"))]
     return problems
 
@@ -116,13 +125,14 @@ def _of_camera(camera: dict[str, Any], sinks: list[dict[str, Any]]) -> list[str]
     return [f"cameras: {name!r} waits for sink {wanted!r}, which triggers nothing; {there}"]
 
 
-def _of_parts(parts: dict[str, Any], cameras: list[str]) -> list[str]:
+def _of_parts(parts: dict[str, Any], cameras: list[str], raw: list[dict[str, Any]]) -> list[str]:
     name, views = parts.get("name"), _names(parts.get("cameras"))
     problems = [
         f"parts: {name!r} names camera {view!r}; there are {', '.join(cameras)}"
         for view in views
         if view not in cameras
     ]
+    problems += _unmatched(parts, raw)
     if name in cameras:
         problems.append(f"parts: {name!r} is a camera's name; parts need one of their own")
     passes = parts.get("passes")
@@ -132,6 +142,36 @@ def _of_parts(parts: dict[str, Any], cameras: list[str]) -> list[str]:
 
 
 WITH_INPUTS = ("genicam", "gige", "basler")  # kinds of sources whose cameras have inputs for a trigger
+
+
+def _unmatched(parts: dict[str, Any], cameras: list[dict[str, Any]]) -> list[str]:
+    """Return why the pictures of a part cannot be told to be its own."""
+    views = [camera for camera in cameras if camera.get("name") in _names(parts.get("cameras"))]
+    triggers = [_table(camera, "trigger") for camera in views]
+    if parts.get("match", "id") == "time":
+        within = parts.get("within_ms", Parts.model_fields["within_ms"].default)
+        every = [t["every_ms"] for t in triggers if isinstance(t.get("every_ms"), (int, float))]
+        if every and isinstance(within, (int, float)) and 2 * within >= min(every):
+            return [
+                f"parts: {parts.get('name')!r}: within_ms = {within} should be under half of every_ms = {min(every)}"
+            ]
+        return []
+    sinks = {trigger.get("sink") for trigger in triggers}
+    if len(sinks) == 1 and None not in sinks:
+        return []
+    nameless = [str(v.get("name")) for v in views if _table(v, "source").get("kind") not in NAMING]
+    if not nameless:
+        return []
+    how = 'trigger all cameras by one sink, or set match = "time"'
+    return [f"parts: {parts.get('name')!r}: pictures of {', '.join(nameless)} carry no id to match by; {how}"]
+
+
+def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    value = raw.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+NAMING = ("folder", "synthetic", "replay")  # kinds of sources that know their parts' ids
 FIRING = ("plc", "s7", "opcua", "opcua-client", "ethernet-ip", "http")  # kinds of sinks whose other side can trigger
 
 

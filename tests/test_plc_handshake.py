@@ -414,20 +414,27 @@ def test_the_line_stops_while_the_hub_says_so() -> None:
 # ---- what the PLC asks for -------------------------------------------------------------------------------------------
 
 
+def counting(*counts: tuple[float, int, str]) -> Handshake:
+    """Return a handshake whose PLC beats ten times a second and counts its parts so."""
+    hand, beats, now = Handshake(SYNC, STALE_S), 0, counts[0][0] - 0.3
+    for at, triggers, part_id in counts:
+        before = Plc(triggers=counts[0][1])
+        while now < at:
+            beats, now = beats + 1, now + 0.1
+            before = replace(hand._plc if beats > 1 else before, plc_heartbeat=beats)
+            hand.take(before, now)
+        hand.take(Plc(plc_heartbeat=beats, triggers=triggers, next_part=part_id), at)
+    return hand
+
+
 def test_every_count_is_a_part() -> None:
-    hand = Handshake(SYNC, STALE_S)
-    hand.take(Plc(triggers=41), 1.0)
-    assert hand.take_asks() == [], "where the PLC's count stands at our start is no part"
-    hand.take(Plc(triggers=42, next_part="A-7"), 2.0)
-    hand.take(Plc(triggers=42, next_part="A-8"), 2.1)
+    hand = counting((1.0, 41, "what stands there at our start is no part"), (2.0, 42, "A-7"), (2.1, 42, "A-8"))
     assert hand.take_asks() == [PartHere(42, "A-7", 2.0)]
     assert hand.take_asks() == []
 
 
 def test_counts_that_went_by_between_two_looks_are_missed_parts() -> None:
-    hand = Handshake(SYNC, STALE_S)
-    hand.take(Plc(triggers=0xFFFFFFFF), 1.0)
-    hand.take(Plc(triggers=2, next_part="C"), 2.0)
+    hand = counting((1.0, 0xFFFFFFFF, ""), (2.0, 2, "C"))
     assert hand.take_asks() == [
         PartHere(0, "", 2.0, missed=True),
         PartHere(1, "", 2.0, missed=True),
@@ -435,14 +442,16 @@ def test_counts_that_went_by_between_two_looks_are_missed_parts() -> None:
     ]
 
 
+def test_a_count_after_the_plc_was_away_is_a_part_of_nobody_knows_when() -> None:
+    hand = counting((1.0, 41, ""))
+    hand.take(Plc(plc_heartbeat=99, triggers=42, next_part="A"), 1.0 + STALE_S + 1)
+    assert hand.take_asks() == [PartHere(42, "A", 2.0 + STALE_S, missed=True)]
+
+
 def test_a_plc_that_counts_anew_triggers_nothing() -> None:
-    hand = Handshake(SYNC, STALE_S)
-    hand.take(Plc(triggers=500), 1.0)
-    hand.take(Plc(triggers=0), 2.0)
-    assert hand.take_asks() == []
-    assert [note.event for note in hand.take_notes()] == ["PLC counts anew"]
-    hand.take(Plc(triggers=1), 3.0)
+    hand = counting((1.0, 500, ""), (2.0, 0, ""), (3.0, 1, ""))
     assert hand.take_asks() == [PartHere(1, "", 3.0)]
+    assert [note.event for note in hand.take_notes()] == ["PLC counts anew"]
 
 
 def test_a_recipe_is_asked_for_once() -> None:

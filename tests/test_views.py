@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from line_worker.config import Config, Parts
+from line_worker.config import Config, FreeTrigger, Parts, SinkTrigger
 from line_worker.hub.ledger import Ledger
 from line_worker.hub.part import CameraRules, Part
 from line_worker.hub.views import MAX_OPEN, STRAGGLING_S, Views
@@ -23,12 +23,14 @@ D = 0.5
 class Line:
     """A ledger with views, and a clock that a test turns."""
 
-    def __init__(self, **parts: Any) -> None:
+    def __init__(self, *, one_sink: bool = True, **parts: Any) -> None:
         rules = CameraRules(D, 8, 100, repeats=True)
         names = parts.setdefault("cameras", CAMERAS)
         self.ledger = Ledger("l", dict.fromkeys((*names, "alone"), rules) | {"p": CameraRules(D, 24, 0, gathered=True)})
         group = Parts.model_validate({"name": "p"} | parts)
-        self.views = Views(cast(Config, SimpleNamespace(parts=(group,))), self.ledger)
+        trigger = SinkTrigger(kind="sink", sink="plc") if one_sink else FreeTrigger()
+        cameras = [SimpleNamespace(name=name, trigger=trigger) for name in names]
+        self.views = Views(cast(Config, SimpleNamespace(parts=(group,), cameras=cameras)), self.ledger)
         self.views.open_epochs(1)
         self.now, self.rows, self.seqs = 100.0, 0, dict.fromkeys((*names, "alone"), 0)
         for name in self.seqs:
@@ -143,7 +145,7 @@ def test_as_many_views_as_configured_are_enough() -> None:
     assert line.turn() == {"B": Reason.ANOMALY}
 
 
-def test_parts_are_told_apart_by_id_or_else_by_number() -> None:
+def test_parts_of_one_trigger_are_told_apart_by_its_number() -> None:
     line = Line(cameras=("top", "side"))
     keys = [line.sees("top", "", 5), line.sees("top", "", 6), line.sees("side", "", 6), line.sees("side", "", 5)]
     for key in keys:
@@ -209,7 +211,9 @@ def test_triggers_open_only_so_many_parts() -> None:
     line = Line()
     for number in range(1, MAX_OPEN + 50):
         line.views.fired(CAMERAS, "", number, line.now, line.now)
-    assert line.ledger.open_parts == MAX_OPEN
+    assert sum(part.open for part in line.ledger.all_parts()) == MAX_OPEN
+    assert set(line.turn().values()) == set(), "those before hold them back, in their order"
+    assert set(line.turn(line.now + D).values()) == {Reason.NO_FRAME, Reason.OVERLOAD}
 
 
 def test_cameras_outside_of_the_group_are_left_alone() -> None:
@@ -232,8 +236,7 @@ def test_what_an_earlier_hub_has_decided_stands() -> None:
     decided = Outcome(
         4, FrameKey("l", "p", 0, 0), "FAIL", 1, 2.0, 1.0, (), "b", "w", 1, "A", 0, 5.0, 0.0, 0.0, {}, views=(view,)
     )
-    journal = SimpleNamespace(newest=lambda name, limit: [decided])
-    line.views.restore(cast(Any, journal), line.now)
+    line.views.restore("p", [decided], line.now)
     line.says(line.sees("side", "A"), 0.1)
     assert line.turn(line.now + D) == {}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
@@ -37,16 +38,18 @@ class Books:
         self._owed: deque[Part] = deque(maxlen=OWED)
         self._announced: dict[tuple[str, int], int] = {}
         self._cursors: dict[str, int] = {}
+        self._opened: deque[Part] = deque(maxlen=OWED)
 
     @property
     def owed(self) -> int:
         """Rows that wait for the journal."""
         return len(self._owed)
 
-    def note(self, announced: dict[tuple[str, int], int], cursors: dict[str, int]) -> None:
-        """Keep counts and cursors for the next commit."""
+    def note(self, announced: dict[tuple[str, int], int], cursors: dict[str, int], opened: Iterable[Part] = ()) -> None:
+        """Keep counts, cursors and the ids of `opened` parts of several views for the next commit."""
         self._announced |= announced
         self._cursors |= cursors
+        self._opened.extend(opened)
 
     def write(self, parts: list[Part], *, beat: bool) -> list[int]:
         """Commit `parts`, and at a `beat` whatever else waits; returns their rows.
@@ -96,11 +99,11 @@ class Books:
 
     def _write(self, parts: list[Part]) -> list[int]:
         try:
-            return self._journal.write(parts, self._announced, self._cursors)
+            return self._journal.write(parts, self._announced, self._cursors, self._opened)
         except JournalError as error:
             if not error.disk_full or self._ballast is None or not self._ballast.release():
                 raise
-        return self._journal.write(parts, self._announced, self._cursors)
+        return self._journal.write(parts, self._announced, self._cursors, self._opened)
 
     def _failed(self, error: JournalError, parts: list[Part]) -> None:
         if not self.error:
@@ -116,5 +119,6 @@ class Books:
             log.info("journal can be written again", owed=len(self._owed))
         self.error = ""
         self._announced, self._cursors = {}, {}
+        self._opened.clear()
         for _ in range(owed):
             self._owed.popleft()

@@ -32,6 +32,7 @@ class Guard:
     def __init__(self, config: Config, journal: Journal, now: float) -> None:
         self._journal = journal
         self._of = {camera.name: camera.rules for camera in config.cameras}
+        self._of |= {parts.name: parts.rules for parts in config.parts}
         self._rules = {camera: RuleWatch(rules) for camera, rules in self._of.items()}
         self.alarms = Alarms.load(journal.kept(KEPT))
         self._unsaved = False

@@ -8,19 +8,19 @@ counters survive a restart.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from line_worker.errors import JournalDamaged, JournalError
 from line_worker.hub.checkpoint import Checkpointer
-from line_worker.hub.part import Decision, Part
-from line_worker.wire.messages import FrameKey, Outcome, Region, View
+from line_worker.hub.part import Part
+from line_worker.hub.rows import detail_of, name_of, opened_row, outcome_of
+from line_worker.wire.messages import FrameKey, Outcome
 
 SCHEMA_VERSION = 2  # 2: p-values
 _SCHEMA = """
@@ -36,6 +36,9 @@ CREATE TABLE IF NOT EXISTS outcomes (
   part_id TEXT NOT NULL, trigger INTEGER NOT NULL, checksum TEXT NOT NULL,
   latency_ms REAL NOT NULL, wall REAL NOT NULL, detail TEXT NOT NULL, p_value REAL,
   UNIQUE (line, camera, epoch, seq));
+CREATE TABLE IF NOT EXISTS opened (
+  line TEXT NOT NULL, camera TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  part_id TEXT NOT NULL, trigger INTEGER NOT NULL, PRIMARY KEY (line, camera, epoch, seq));
 CREATE TABLE IF NOT EXISTS outbox (sink TEXT PRIMARY KEY, row INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS totals (line TEXT NOT NULL, verdict TEXT NOT NULL, n INTEGER NOT NULL,
   PRIMARY KEY (line, verdict));
@@ -59,6 +62,8 @@ _ANNOUNCED = (
 )
 _COUNTED = "INSERT INTO totals VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
 _MOVED = "INSERT INTO outbox VALUES (?, ?) ON CONFLICT DO UPDATE SET row = excluded.row"
+_OPENED = "INSERT OR IGNORE INTO opened VALUES (?, ?, ?, ?, ?, ?)"
+_CLOSED = "DELETE FROM opened WHERE line = ? AND camera = ? AND epoch = ? AND seq = ?"
 _NO_PICTURE = f"{0:016x}"  # the checksum in a header without pixels
 PASSED_WITHIN = 20_000  # rows
 BUSY_S = 0.1  # how long another process may hold the file before it counts as unwritable
@@ -68,7 +73,8 @@ BUSY_S = 0.1  # how long another process may hold the file before it counts as u
 class OpenEpoch:
     """An epoch as an earlier hub left it: `holes` were announced and have no row.
 
-    `last` is its newest recorded picture: sequence number and checksum, (-1, 0) without one.
+    `last` is its newest recorded picture: sequence number and checksum, (-1, 0) without one. `headers` has the id and
+    the trigger of holes that are parts of several views.
     """
 
     camera: str
@@ -76,6 +82,7 @@ class OpenEpoch:
     next_seq: int
     holes: list[int]
     last: tuple[int, int] = (-1, 0)
+    headers: dict[int, tuple[str, int]] = field(default_factory=dict)
 
 
 class Journal:
@@ -160,7 +167,9 @@ class Journal:
         first = self._first_hole(name, next_seq)
         known = {seq for (seq,) in self._read(f"SELECT seq {_OF_EPOCH} AND seq >= ?", (*name, first))}
         holes = [seq for seq in range(first, next_seq) if seq not in known]
-        return OpenEpoch(camera, epoch, next_seq, holes, self._last_picture(name))
+        opened = "SELECT seq, part_id, trigger FROM opened WHERE line = ? AND camera = ? AND epoch = ?"
+        headers = {seq: (part_id, trigger) for seq, part_id, trigger in self._read(opened, name)}
+        return OpenEpoch(camera, epoch, next_seq, holes, self._last_picture(name), headers)
 
     def _last_picture(self, name: tuple[str, str, int]) -> tuple[int, int]:
         newest = f"SELECT seq, checksum {_OF_EPOCH} AND checksum NOT IN (?, ?) ORDER BY seq DESC LIMIT 1"
@@ -179,8 +188,16 @@ class Journal:
 
     # ---- rows ---------------------------------------------------------------------------------------------------
 
-    def write(self, parts: Sequence[Part], announced: dict[tuple[str, int], int], cursors: dict[str, int]) -> list[int]:
+    def write(
+        self,
+        parts: Sequence[Part],
+        announced: dict[tuple[str, int], int],
+        cursors: dict[str, int],
+        opened: Iterable[Part] = (),
+    ) -> list[int]:
         """Commit the parts' outcomes, the epochs' announced counts and the sinks' cursors in one transaction.
+
+        Parts of several views that have been `opened` are kept with their ids until their outcome is there.
 
         Returns each part's row number; 0 where another outcome of the same key stands already (the first one stays).
         """
@@ -192,6 +209,8 @@ class Journal:
             self._db.executemany(_COUNTED, [(self._line, verdict, n) for verdict, n in written.items()])
             self._db.executemany(_ANNOUNCED, [(self._line, *epoch, count, wall) for epoch, count in announced.items()])
             self._db.executemany(_MOVED, list(cursors.items()))
+            self._db.executemany(_OPENED, [opened_row(part) for part in opened if part.open])
+            self._db.executemany(_CLOSED, [name_of(part.key) for part in parts if part.gathered])
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:
@@ -210,7 +229,7 @@ class Journal:
                 *(decision.score, decision.threshold, decision.bundle, decision.worker, part.attempt),
                 *((frame.part_id, frame.trigger, f"{frame.checksum:016x}") if frame else ("", 0, "")),
                 *(latency_ms, wall - max(0.0, latency_ms) / 1000),
-                _detail(decision),
+                detail_of(decision),
                 decision.p_value,
             ),
         )
@@ -250,7 +269,7 @@ class Journal:
     def after(self, row: int, limit: int) -> list[Outcome]:
         """Return up to `limit` outcomes with larger row numbers, oldest first."""
         query = f"SELECT row, {_COLUMNS} FROM outcomes WHERE row > ? ORDER BY row LIMIT ?"
-        return [_outcome(found) for found in self._read(query, (row, limit))]
+        return [outcome_of(found) for found in self._read(query, (row, limit))]
 
     def passed(self, camera: str, bundle: str, limit: int) -> list[float]:
         """Return the p-values of the camera's last `limit` parts that `bundle` has passed, oldest first.
@@ -270,13 +289,13 @@ class Journal:
             f"SELECT row, {_COLUMNS} FROM outcomes WHERE row > ? AND line = ? AND camera = ? ORDER BY row DESC LIMIT ?"
         )
         found = self._read(query, (self.last_row() - PASSED_WITHIN, self._line, camera, limit))
-        return [_outcome(one) for one in reversed(found)]
+        return [outcome_of(one) for one in reversed(found)]
 
     def find(self, key: FrameKey) -> Outcome | None:
         """Return the outcome of `key`."""
         query = f"SELECT row, {_COLUMNS} {_OF_EPOCH} AND seq = ?"
         found = self._read(query, (key.line, key.camera, key.epoch, key.seq))
-        return _outcome(found[0]) if found else None
+        return outcome_of(found[0]) if found else None
 
     def _read(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         try:
@@ -295,35 +314,3 @@ def _not_written(path: Path, error: sqlite3.Error) -> JournalError:
     failure = JournalError(f"{path}: cannot be written ({error}); no part may pass until it can")
     failure.disk_full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
     return failure
-
-
-def _detail(decision: Decision) -> str:
-    detail = {"regions": [asdict(region) for region in decision.regions], "stages": decision.stages}
-    return json.dumps(detail | ({"views": [asdict(view) for view in decision.views]} if decision.views else {}))
-
-
-def _outcome(found: tuple[Any, ...]) -> Outcome:
-    row, line, camera, epoch, seq, verdict, reason, score, threshold, *rest = found
-    bundle, worker, attempt, part_id, trigger, _, latency_ms, wall, detail, p_value = rest
-    extra = json.loads(detail)
-    regions = tuple(Region(**{**region, "zone": tuple(region["zone"])}) for region in extra["regions"])
-    return Outcome(
-        row=row,
-        key=FrameKey(line, camera, epoch, seq),
-        verdict=verdict,
-        reason=reason,
-        score=score,
-        threshold=threshold,
-        regions=regions,
-        bundle=bundle,
-        worker=worker,
-        attempt=attempt,
-        part_id=part_id,
-        trigger=trigger,
-        latency_ms=latency_ms,
-        left_ms=0.0,
-        wall=wall,
-        stages=extra["stages"],
-        p_value=p_value,
-        views=tuple(View(**{**view, "key": FrameKey(**view["key"])}) for view in extra.get("views", ())),
-    )

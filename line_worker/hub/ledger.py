@@ -13,32 +13,36 @@ Nothing here reads a clock, a file or a socket: time is an argument (seconds of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
+from line_worker.hub.epochs import Epochs
 from line_worker.hub.judging import header_problem, judge
 from line_worker.hub.leases import Leases
-from line_worker.hub.part import CameraRules, Decision, Epoch, Event, Part, State, gathered
+from line_worker.hub.part import CameraRules, Decision, Epoch, Event, Part, State, gathered, orphan
 from line_worker.hub.schedule import Schedule
 from line_worker.verdicts import Reason
-from line_worker.wire.messages import Frame, FrameKey, Result
+from line_worker.wire.messages import Frame, Result
 
 MAX_GAP = 1000  # a larger jump of the sequence demands a new epoch
 MAX_FROZEN = 3  # pictures in a row with the bytes of the one before: the camera is stuck
+_NONE: Mapping[int, tuple[str, int]] = MappingProxyType({})
 MAX_LOST = 2  # workers lost with the same part in flight before it is called poison
 
 
-class Ledger:
+class Ledger(Epochs):
     """All epochs of one line; see the module's text."""
 
     def __init__(self, line: str, cameras: dict[str, CameraRules]) -> None:
         self.line, self.cameras = line, cameras
-        self.epochs: dict[tuple[str, int], Epoch] = {}
+        super().__init__()
         self.counts: Counter[str] = Counter()  # released parts by verdict, and what was refused
         self.without_workers = Reason.NO_WORKER  # NO_MODEL where there is no bundle that one could load
         self._current: dict[str, int] = {}
         self._schedule = Schedule()
         self._decided: list[Part] = []
+        self._gathered: list[Part] = []
         self._stands: list[Part] = []  # decided by an earlier hub, announced again within their deadline
         self._announced: dict[tuple[str, int], int] = {}
         self._leases = Leases()
@@ -48,12 +52,19 @@ class Ledger:
     # ---- announcements ------------------------------------------------------------------------------------------
 
     def restore(
-        self, camera: str, epoch: int, next_seq: int, holes: list[int], now: float, last: tuple[int, int] = (-1, 0)
+        self,
+        camera: str,
+        epoch: int,
+        next_seq: int,
+        holes: list[int],
+        now: float,
+        last: tuple[int, int] = (-1, 0),
+        headers: Mapping[int, tuple[str, int]] = _NONE,
     ) -> None:
         """Take over an epoch from the journal of an earlier hub: `holes` below `next_seq` were open when it died.
 
-        `last` is its newest picture, see `Epoch.last`. The last decided ones may not have been shown to anybody: they
-        are once their source announces them again.
+        `last` is its newest picture, see `Epoch.last`; `headers` has id and trigger of parts of several views. The last
+        decided ones may not have been shown to anybody: they are once their source announces them again.
         """
         if camera not in self.cameras:
             return
@@ -64,7 +75,7 @@ class Ledger:
         self.epochs[known.name] = known
         due = now + self.cameras[camera].deadline_s
         for seq in holes:
-            self._add(known, Part(known.key(seq), now, due, orphan=True))
+            self._add(known, orphan(known.key(seq), now, due, headers.get(seq)))
 
     def open_epoch(self, camera: str, epoch: int) -> bool:
         """Make `epoch` the camera's current one; False for a camera that the configuration does not know."""
@@ -167,8 +178,14 @@ class Ledger:
         key = epoch.key(epoch.next_seq)
         epoch.next_seq = self._announced[epoch.name] = key.seq + 1
         part = gathered(key, part_id, trigger, t0, self.cameras[name].deadline_s, now)
+        self._gathered.append(part)
         self._add(epoch, part)
         return part
+
+    def take_gathered(self) -> list[Part]:
+        """Return the parts of several views opened since the last call that are still open."""
+        opened, self._gathered = self._gathered, []
+        return [part for part in opened if part.open]
 
     def bring_forward(self, part: Part, t0: float) -> None:
         """One of its views was triggered at `t0`: its deadline counts from the earliest."""
@@ -179,11 +196,6 @@ class Ledger:
     def decide(self, part: Part, decision: Decision) -> bool:
         """Decide a gathered part; False when something else has done so before."""
         return self._decide(part, decision, Event.GATHER)
-
-    def find(self, key: FrameKey) -> Part | None:
-        """Return the part that is announced and not released."""
-        epoch = self.epochs.get((key.camera, key.epoch))
-        return epoch.parts.get(key.seq) if epoch is not None else None
 
     # ---- leases and results -------------------------------------------------------------------------------------
 
@@ -225,7 +237,7 @@ class Ledger:
 
         `blame` counts the loss against the parts it held; one that left in good order proves nothing about them.
         """
-        held = [p for e in self.epochs.values() for p in e.parts.values() if p.lease and p.session == session]
+        held = [part for part in self.all_parts() if part.lease and part.session == session]
         return [part for part in held if self.give_back(part, now, blame=blame)]
 
     def give_back(self, part: Part, now: float, *, blame: bool) -> bool:
@@ -286,25 +298,10 @@ class Ledger:
             if not epoch.parts and self._current.get(epoch.camera) not in (None, epoch.epoch):
                 del self.epochs[name]
 
-    def is_settled(self, key: FrameKey) -> bool:
-        """Whether the key has been released, by this hub or an earlier one (its source may forget it)."""
-        known = self.epochs.get((key.camera, key.epoch))
-        return known is not None and key.seq < known.next_seq and key.seq not in known.parts
-
     def frozen(self, camera: str) -> bool:
         """Whether the camera has given the same picture so often in a row that it must be stuck."""
         epoch = self.epochs.get((camera, self._current.get(camera, 0)))
         return epoch is not None and epoch.frozen >= MAX_FROZEN and not self.cameras[camera].repeats
-
-    @property
-    def open_parts(self) -> int:
-        """Parts that are announced and not released."""
-        return sum(len(epoch.parts) for epoch in self.epochs.values())
-
-    @property
-    def waiting_parts(self) -> int:
-        """Parts that wait for a worker."""
-        return sum(part.state is State.WAITING for epoch in self.epochs.values() for part in epoch.parts.values())
 
     # ---- bookkeeping --------------------------------------------------------------------------------------------
 

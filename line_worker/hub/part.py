@@ -127,9 +127,20 @@ class Part:
 
 def gathered(key: FrameKey, part_id: str, trigger: int, t0: float, deadline_s: float, now: float) -> Part:
     """Return a part of several views, none of which has come."""
-    age_ms = max(0.0, now - t0) * 1000
-    frame = Frame(key, age_ms, deadline_s * 1000, (), "", "", 0, "none", part_id=part_id, trigger=trigger)
+    frame = _header(key, part_id, trigger, max(0.0, now - t0), deadline_s)
     return Part(key, t0, t0 + deadline_s, frame=frame, gathered=True, missing=Reason.NO_FRAME)
+
+
+def orphan(key: FrameKey, now: float, due: float, header: tuple[str, int] | None = None) -> Part:
+    """Return a part that was open when a hub died; `header` has id and trigger of one of several views."""
+    part = Part(key, now, due, orphan=True)
+    if header is not None:
+        part.frame, part.gathered = _header(key, *header, 0.0, due - now), True
+    return part
+
+
+def _header(key: FrameKey, part_id: str, trigger: int, age_s: float, deadline_s: float) -> Frame:
+    return Frame(key, age_s * 1000, deadline_s * 1000, (), "", "", 0, "none", part_id=part_id, trigger=trigger)
 
 
 @dataclass(slots=True)

@@ -50,7 +50,9 @@ class Recipes:
     @property
     def active(self) -> int:
         """The number of the recipe that judges, 0 when the bundle has none."""
-        return next((number for number, sha in self._shas.items() if sha and sha == self._changeover.sha), 0)
+        swap = self._changeover.swap
+        judges = swap.old if swap is not None and swap.running else self._changeover.sha  # not all have changed yet
+        return next((number for number, sha in self._shas.items() if sha and sha == judges), 0)
 
     @property
     def state(self) -> RecipeState:

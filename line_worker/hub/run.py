@@ -10,20 +10,20 @@ rest is NO_DECISION(SHUTDOWN), durable sinks get `stop_s` to take what they are 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
 
 import structlog
 
-from line_worker.config import STUB_LIMIT, Config
+from line_worker.config import Config
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.hub.ballast import Ballast
 from line_worker.hub.books import Books
 from line_worker.hub.bounds import memory_bound
 from line_worker.hub.changeover import Changeover
 from line_worker.hub.commands import Commands
+from line_worker.hub.configured import calibration, camera_rules
 from line_worker.hub.control import ControlSocket
 from line_worker.hub.drift import WINDOW, DriftWatch
 from line_worker.hub.guard import Guard
@@ -31,7 +31,6 @@ from line_worker.hub.ledger import Ledger
 from line_worker.hub.limit_book import LimitBook
 from line_worker.hub.monitor import Monitor
 from line_worker.hub.outbox import Outbox
-from line_worker.hub.part import CameraRules
 from line_worker.hub.peers import Peers
 from line_worker.hub.quarantine import Quarantine
 from line_worker.hub.recipes import Recipes
@@ -39,7 +38,7 @@ from line_worker.hub.reopening import open_journal
 from line_worker.hub.sources import Sources
 from line_worker.hub.station import Facts, Station
 from line_worker.hub.triggers import Triggers
-from line_worker.hub.views import Views
+from line_worker.hub.views import REMEMBERED, Views
 from line_worker.hub.workers import PROBE_S, Workers
 from line_worker.joining import open_wire
 from line_worker.lapse import Heard, Lapse
@@ -99,10 +98,12 @@ class Hub:
         """Take over what an earlier hub has left."""
         self.ledger.counts.update(self.journal.totals())
         for epoch in self.journal.open_epochs():
-            self.ledger.restore(epoch.camera, epoch.epoch, epoch.next_seq, epoch.holes, now, epoch.last)
+            last, headers = epoch.last, epoch.headers
+            self.ledger.restore(epoch.camera, epoch.epoch, epoch.next_seq, epoch.holes, now, last, headers)
         for camera in self.ledger.cameras:
             self.drift.restore(camera, self.journal.passed(camera, self.workers.bundle, WINDOW))
-        self.views.restore(self.journal, now)
+        for name in self.views.names:
+            self.views.restore(name, self.journal.newest(name, REMEMBERED), now)
         self.views.open_epochs(time.time_ns() // 1000)
 
     # ---- one turn -----------------------------------------------------------------------------------------------
@@ -118,11 +119,12 @@ class Hub:
 
     def turn(self, now: float) -> None:
         """Take, settle, lease, write, show."""
-        self.sources.take(now, self._lapse.date(self._heard.at(now), now))
+        heard = self._lapse.date(self._heard.at(now), now)
+        self.sources.take(now, heard)
         self._took_at = now
         self.workers.take(now)
         for ask in self.outbox.take():
-            self._heed(ask, now)
+            self._heed(ask, now, heard)
         self.workers.watch(now)
         self.ledger.expire(now, bool(self.workers))
         if self.stopping:
@@ -142,16 +144,16 @@ class Hub:
             self._show_state()
             self.monitor.publish(self, now)
 
-    def _heed(self, ask: Trigger | Select, now: float) -> None:
+    def _heed(self, ask: Trigger | Select, now: float, heard: float) -> None:
         """Do what a sink's other side has asked for."""
         if isinstance(ask, Select):
             self.recipes.select(ask.recipe)
         else:
-            self.triggers.fire(ask, now)
+            self.triggers.fire(ask, now, heard)
 
     def _record(self, now: float, *, beat: bool) -> None:
         """Write what was decided; without its row nothing passes."""
-        self.books.note(self.ledger.take_announced(), self.outbox.take_cursors())
+        self.books.note(self.ledger.take_announced(), self.outbox.take_cursors(), self.ledger.take_gathered())
         parts = self.views.settle(now)
         for part, row in zip(parts, self.books.write(parts, beat=beat), strict=True):
             self.ledger.recorded(part, row)
@@ -162,8 +164,8 @@ class Hub:
             outcome = self.books.outcome(part, now)
             self.outbox.offer(outcome)
             self.drift.take(outcome)
-            if part.gathered:
-                pass  # its views have been counted, one by one
+            if part.gathered and part.challenge:
+                pass  # its views are known to be bad, and counted
             elif part.challenge:
                 self.guard.take_known_bad(outcome, now)
             elif part.row:  # else an earlier hub has counted it
@@ -266,31 +268,6 @@ class Hub:
         self.monitor.close()
         self.wire.close(flush_s=0.5)
         self.journal.close()
-
-
-def camera_rules(config: Config) -> dict[str, CameraRules]:
-    """Return what the ledger needs to know of each camera."""
-    cameras = {
-        c.name: CameraRules(c.deadline_ms / 1000, c.window, int(c.max_frame_mb * 1e6), c.frozen == "allow")
-        for c in config.cameras
-    }
-    windows = sum(c.window for c in config.cameras)
-    parts = {
-        p.name: CameraRules(config.deadline_ms(p.name) / 1000, windows, 0, repeats=True, gathered=True)
-        for p in config.parts
-    }
-    return cameras | parts
-
-
-def calibration(config: Config) -> tuple[int, float]:
-    """Return how many scores the configured bundle's limit was made from, and that limit; 0 where nothing says so."""
-    if config.workers.stub:
-        return 0, STUB_LIMIT
-    try:
-        manifest = json.loads((config.workers.bundle / "manifest.json").read_bytes())
-        return len(manifest["calibration"]["scores"]), float(manifest["threshold"])
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with a bundle is said where it is loaded
-        return 0, 0.0
 
 
 def run(config: Config) -> int:

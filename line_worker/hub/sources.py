@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -16,6 +16,7 @@ from line_worker.wire import messages as m
 log = structlog.get_logger()
 
 SILENT_S = 1.0
+FIRED = 4096  # triggers whose moment is remembered
 DONE_AT_ONCE = 1000  # sequence numbers in one FrameDone
 
 
@@ -40,6 +41,7 @@ class Sources:
         self._peers, self._ledger, self._views, self._outbox = peers, ledger, views, outbox
         self._begun_anew = begun_anew
         self.present: dict[str, SourcePeer] = {}
+        self._fired: dict[tuple[str, int], float] = {}  # (camera, trigger) -> when the part came
         self._done: dict[tuple[str, int], list[int]] = {}
 
     def take(self, now: float, heard: float) -> None:
@@ -72,8 +74,11 @@ class Sources:
                 self._peers.channel.send(m.FrameDone(camera, epoch, some), source.peer)
         self._done.clear()
 
-    def fire(self, camera: str, fire: m.Fire) -> bool:
-        """Tell the camera's source to take a picture; False when there is none."""
+    def fire(self, camera: str, fire: m.Fire, t0: float) -> bool:
+        """Tell the camera's source to take a picture of the part that came at `t0`; False when there is no source."""
+        self._fired[camera, fire.number] = t0
+        if len(self._fired) > FIRED:
+            del self._fired[next(iter(self._fired))]
         source = self.present.get(camera)
         return source is not None and self._peers.channel.send(fire, source.peer)
 
@@ -118,10 +123,12 @@ class Sources:
         if is_crowded(self._ledger, frame.key):
             self._peers.charge(peer, BURST)
             return
+        t0 = self._fired.get((frame.key.camera, frame.trigger), heard)  # a source that was stopped has lost that time
+        frame = replace(frame, age_ms=max(frame.age_ms, (heard - t0) * 1000))
         if not self._ledger.announce(frame, frame.pixels, heard):
             self._jumped(peer, frame.key.camera, frame.key.epoch)
             return
-        self._views.seen(frame, now)
+        self._views.seen(frame, now, unsure_s=now - heard)
         if self._ledger.is_settled(frame.key):
             self.done(frame.key)
         if self._outbox.wants_frames:

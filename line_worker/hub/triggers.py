@@ -24,13 +24,16 @@ class Triggers:
             if isinstance(camera.trigger, SinkTrigger):
                 self._cameras.setdefault(camera.trigger.sink, []).append(camera.name)
 
-    def fire(self, trigger: Trigger, now: float) -> None:
-        """Tell the cameras; the part is owed an answer where several of them give one together."""
+    def fire(self, trigger: Trigger, now: float, heard: float) -> None:
+        """Tell the cameras; the part is owed an answer where several of them give one together.
+
+        `heard`: when the trigger can have arrived at the earliest.
+        """
         cameras = self._cameras.get(trigger.sink, [])
-        t0 = now - max(0.0, trigger.age_ms) / 1000
+        t0 = heard - max(0.0, trigger.age_ms) / 1000
         self._views.fired(cameras, trigger.part_id, trigger.number, t0, now)
-        fire = Fire(trigger.number, trigger.part_id, trigger.age_ms, trigger.missed)
+        fire = Fire(trigger.number, trigger.part_id, (now - t0) * 1000, trigger.missed)
         for camera in cameras:
-            if not self._sources.fire(camera, fire):
+            if not self._sources.fire(camera, fire, t0):
                 self._counts["lost_trigger"] += 1
                 log.warning("trigger without a camera", camera=camera, trigger=trigger.number, part_id=trigger.part_id)

@@ -18,6 +18,7 @@ import structlog
 
 from line_worker.errors import SinkError
 from line_worker.sink.secret import read_secret
+from line_worker.sink.served import is_named
 from line_worker.wire.http import Answer, Request, refused
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ COOKIE = "line-worker"
 KEPT_S = 30 * 24 * 3600
 LATE_S = 1.0
 SHORTEST = 16  # characters of a token
-LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class Door:
@@ -42,7 +42,7 @@ class Door:
     """
 
     def __init__(self, sink: LiveSink) -> None:
-        self._hosts = {f"{host}:{sink.port}" for host in (sink.host, *LOOPBACK)}
+        self._host, self._port = sink.host, sink.port
         self._scheme = "https" if sink.certificate else "http"
         self._token = _token(sink.token_file) if sink.token_file else b""
         self._cookie = hmac.new(self._token, b"line-worker page", hashlib.sha256).hexdigest()
@@ -50,7 +50,7 @@ class Door:
     def refuse(self, asked: Request) -> Answer | None:
         """Return the answer to a request that may not come in, None to one that may."""
         host = asked.headers.get("host", "")
-        if not self._token and host not in self._hosts:
+        if not self._token and not is_named(asked, self._host, self._port):
             return refused(HTTPStatus.FORBIDDEN, "this page is not served under that name")
         if asked.method == "POST" and asked.headers.get("origin", self._origin(host)) != self._origin(host):
             return refused(HTTPStatus.FORBIDDEN, "only this page may send that")

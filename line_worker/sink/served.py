@@ -1,4 +1,4 @@
-"""TLS for what we serve over HTTP."""
+"""Who may come to what we serve over HTTP: under which name, and TLS."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from line_worker.sink.secret import read_secret
 
 if TYPE_CHECKING:
     from line_worker.config_sinks import Served
+    from line_worker.wire.http import Request
+
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+def is_named(asked: Request, host: str, port: int) -> bool:
+    """Whether a request names us: one of a browser whose name server was made to lie names somebody else."""
+    return asked.headers.get("host", "") in {f"{name}:{port}" for name in (host, *LOOPBACK)}
 
 
 def encryption(sink: Served, who: str) -> ssl.SSLContext | None:

@@ -6,7 +6,7 @@ The contract, obeyed by cameras, files and drawn parts alike and tested on each 
   it returns counts, with pixels or with the reason why there are none: nothing is dropped silently.
 - pixels are (H, W) gray or (H, W, 3) BGR, uint8 or uint16, C-contiguous, and not touched again by the source.
 - `finished` turns true after the last frame of a source that ends.
-- `fire`, where a source has it, makes the camera take a picture now: one whose trigger is set to software.
+- `fire`, where a source has it, makes a camera that waits for that (`fires`) take a picture now.
 - `on_call` sources (files, drawn parts) that are set so give their next picture when they are asked, not at a rate.
 - `patient` sources (files without a clock) are asked for the next frame only when the line has room for it.
 """
@@ -57,6 +57,10 @@ class Source(Protocol):
 @runtime_checkable
 class Fireable(Protocol):
     """A source whose camera can be told to take a picture."""
+
+    @property
+    def fires(self) -> bool:
+        """Whether it waits for that."""
 
     def fire(self) -> None:
         """Take one now; SourceError when the camera does not."""

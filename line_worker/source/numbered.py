@@ -63,9 +63,14 @@ class NumberedFrames(ABC):
             self._start()
         self._running, self._numbers, self._last_at = True, Numbers(), time.monotonic()
 
+    @property
+    def fires(self) -> bool:
+        """Whether the camera waits for its software trigger."""
+        return self._wanted.get("TriggerSource") == "Software"
+
     def fire(self) -> None:
-        """Take a picture, when the camera waits for its software trigger; SourceError when it does not take it."""
-        if self._running and self._nodes is not None and self._wanted.get("TriggerSource") == "Software":
+        """Take a picture; SourceError when the camera does not take its trigger."""
+        if self._running and self._nodes is not None:
             with self._told("does not take its trigger"):
                 self._nodes.put("TriggerSoftware", True)
 

@@ -18,6 +18,7 @@ from line_worker.config import Camera, Config, IntervalTrigger, SinkTrigger
 from line_worker.errors import SourceError
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_cameras, open_wire
+from line_worker.lapse import Lapse
 from line_worker.source import LIVE, Captured, Fireable, Source, make_source
 from line_worker.source.announce import Announcer
 from line_worker.source.pacing import PacedSource
@@ -28,6 +29,8 @@ log = structlog.get_logger()
 
 READ_S = 0.02  # how long a read may wait; acknowledgements are handled in between
 IDLE_S = 0.005
+UNSEEN_S = 0.05
+DRAINED = 256  # pictures at once that nobody waits for
 INTERVAL_S = 0.001  # how late an interval's trigger may be seen
 BACKOFF_S = (0.2, 5.0)  # first and longest wait before a failed source is opened again
 
@@ -47,6 +50,7 @@ class Runner:
         self.source, self.announcer, self._live = source, announcer, live
         self._triggers = triggers
         self._interval = Interval(every_s, time.monotonic()) if every_s else None
+        self._turned, self._lapse = time.monotonic(), Lapse()
         self._open, self._retry_at, self._backoff_s = False, 0.0, BACKOFF_S[0]
         self._started = live  # files and drawn parts wait until the line runs; a camera does not
 
@@ -71,36 +75,56 @@ class Runner:
 
     def _hear(self, triggers: Triggers, now: float) -> None:
         """Take the triggers that have come, announce the parts that nobody will see."""
-        fired = self.announcer.fired
-        while fired:
-            one = fired.popleft()
-            triggers.fire(Fired(one.number, one.part_id, now - one.age_ms / 1000), missed=one.missed)
+        # a process that was stopped has not looked: what it finds may have been here since it looked last
+        stopped = now - self._turned > UNSEEN_S
+        arrived = self._lapse.date(self._turned if stopped else now, now)
+        self._turned = now
+        while self.announcer.fired:
+            one = self.announcer.fired.popleft()
+            triggers.fire(Fired(one.number, one.part_id, arrived - one.age_ms / 1000), missed=one.missed)
         due = self._interval.take(now) if self._interval is not None and self._started else None
         if due is not None:
             triggers.fire(due)
-        for _ in range(triggers.newly_due(now)):
-            self._shoot(now)
+        new = triggers.newly_due(now)
+        if self._open and (new or stopped):
+            self._shoot(new)
         for lost in triggers.lost(now):
             self.announcer.announce(lost)
+        if self._open and triggers.unanswered and isinstance(self.source, Fireable):
+            self._failed(SourceError("the camera has not answered its trigger; it is opened again"), now)
 
-    def _shoot(self, now: float) -> None:
-        """Have the camera take a picture, if it is one that waits for that."""
-        if self._open and isinstance(self.source, Fireable):
-            try:
-                self.source.fire()
-            except SourceError as error:
-                self._failed(error, now)
+    def _shoot(self, count: int) -> None:
+        """Have the camera take so many pictures or, where it takes them all the time, forget those before now."""
+        try:
+            if isinstance(self.source, Fireable) and self.source.fires:
+                for _ in range(count):
+                    self.source.fire()
+            elif not isinstance(self.source, PacedSource):
+                self._drain()
+        except SourceError as error:
+            self._failed(error, time.monotonic())
+
+    def _drain(self, triggers: Triggers | None = None) -> Captured | None:
+        """Take pictures that no part waits for, so that the next one does not wait behind them; returns one that does.
+
+        An answer that comes too late is one all the same: `triggers` hears of it.
+        """
+        for _ in range(DRAINED):
+            captured = self.source.read(0)
+            found = triggers.match(captured) if triggers is not None and captured is not None else None
+            if captured is None or found is not None:
+                return found
+        return None
 
     def _read(self, now: float) -> Captured | None:
         """Return the next part: a picture of the source, or the one that was triggered."""
         if self._triggers is None:
             return self.source.read(READ_S)
-        on_call = isinstance(self.source, PacedSource)
         if not self._triggers.due(now):
-            if not on_call:
-                self.source.read(0)  # nobody's: the next one must not wait behind it
-            self.announcer.wait(IDLE_S if self._interval is None else INTERVAL_S)
-            return None
+            found = None if isinstance(self.source, PacedSource) else self._drain(self._triggers)
+            if found is None:
+                self.announcer.wait(IDLE_S if self._interval is None else INTERVAL_S)
+            return found
         captured = self.source.read(READ_S)
         return None if captured is None else self._triggers.match(captured)
 
@@ -117,6 +141,8 @@ class Runner:
             self._failed(error, now)
         else:
             self._open = True
+            if self._triggers is not None:
+                self._triggers.begin_anew()
             self.announcer.set_ready(True, "")
 
     def _failed(self, error: SourceError, now: float) -> None:
@@ -135,7 +161,8 @@ def make_runner(source: Source, announcer: Announcer, camera: Camera) -> Runner:
     if isinstance(source, PacedSource):
         source.on_call = True
     timeout_ms = trigger.timeout_ms or camera.deadline_ms / 2
-    triggers = Triggers(trigger.delay_ms / 1000, timeout_ms / 1000, camera.window)
+    each = isinstance(source, PacedSource) or (isinstance(source, Fireable) and source.fires)
+    triggers = Triggers(trigger.delay_ms / 1000, timeout_ms / 1000, camera.window, each=each)
     every_s = trigger.every_ms / 1000 if isinstance(trigger, IntervalTrigger) else 0.0
     return Runner(source, announcer, live=live, triggers=triggers, every_s=every_s)
 

@@ -1,8 +1,10 @@
 """Which pictures of a source show a part that was triggered from outside. Pure: time is an argument.
 
-Triggers wait in their order. The first picture taken `delay_s` after a trigger is that part's; a picture that nobody
-waits for is no part. A trigger whose picture has not come in `timeout_s`, or that has gone by unseen, is a part without
-a picture: NO_FRAME. More triggers than the window holds are OVERLOAD at once. A part's time counts from its trigger.
+Triggers wait in their order, each for `delay_s`; then its part is in place. A source that gives a picture for each
+trigger (`each`) answers them in their order, and an answer that comes too late is nobody's. Of one that gives pictures
+all the time, a picture shows the newest part in place; those before it were never seen. A picture that nobody waits
+for is no part. A trigger whose picture has not come in `timeout_s`, or that has gone by unseen, is a part without a
+picture: NO_FRAME. More triggers than the window holds are OVERLOAD at once. A part's time counts from its trigger.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ class Fired:
 
 
 class Triggers:
-    """The triggers of one camera that wait for their picture."""
+    """The triggers of one camera that wait for their picture. `unanswered`: a shot has had no picture in time."""
 
-    def __init__(self, delay_s: float, timeout_s: float, window: int) -> None:
-        self._delay_s, self._timeout_s, self._window = delay_s, timeout_s, window
+    def __init__(self, delay_s: float, timeout_s: float, window: int, *, each: bool = False) -> None:
+        self._delay_s, self._timeout_s, self._window, self._each = delay_s, timeout_s, window, each
         self._waiting: deque[Fired] = deque()
-        self._shot: list[Fired] = []
+        self._told: list[Fired] = []  # that they have come to their moment
+        self._shots: deque[Fired] = deque()  # pictures that the source owes
         self._lost: deque[Captured] = deque()
+        self.unanswered = False
 
     def fire(self, fired: Fired, *, missed: bool = False) -> None:
         """A part has come; one that was `missed` has gone by."""
@@ -49,26 +53,50 @@ class Triggers:
         return bool(self._waiting) and now >= self._waiting[0].at + self._delay_s
 
     def newly_due(self, now: float) -> int:
-        """Return how many triggers have come to their moment since the last call."""
+        """Return how many triggers have come to their moment since the last call: so many pictures are owed."""
         due = [fired for fired in self._waiting if now >= fired.at + self._delay_s]
-        new = len([fired for fired in due if fired not in self._shot])
-        self._shot = due
-        return new
+        new = [fired for fired in due if fired not in self._told]
+        self._told = due
+        self._shots.extend(new if self._each else ())
+        return len(new)
 
     def match(self, captured: Captured) -> Captured | None:
         """Return the part that the picture shows, None when it shows none."""
-        if not self.due(captured.at):
+        fired = self._answered() if self._each else self._in_place(captured.at)
+        if fired is None:
             return None
-        fired = self._waiting.popleft()
         return dataclasses.replace(captured, at=fired.at, part_id=fired.part_id, trigger=fired.number)
+
+    def _answered(self) -> Fired | None:
+        fired = self._shots.popleft() if self._shots else None
+        if fired is None or fired not in self._waiting:
+            return None
+        self._waiting.remove(fired)
+        return fired
+
+    def _in_place(self, at: float) -> Fired | None:
+        """Take the newest part that was in place `at` that moment; those before it have no picture."""
+        fired = None
+        while self.due(at):
+            if fired is not None:
+                self._lost.append(fired.without_picture(Reason.NO_FRAME))
+            fired = self._waiting.popleft()
+        return fired
 
     def lost(self, now: float) -> list[Captured]:
         """Return the parts that will have no picture any more."""
         while self._waiting and now - self._waiting[0].at - self._delay_s > self._timeout_s:
-            self._lost.append(self._waiting.popleft().without_picture(Reason.NO_FRAME))
+            fired = self._waiting.popleft()
+            self.unanswered = self.unanswered or fired in self._shots
+            self._lost.append(fired.without_picture(Reason.NO_FRAME))
         found = list(self._lost)
         self._lost.clear()
         return found
+
+    def begin_anew(self) -> None:
+        """The source was opened again: it owes nothing from before."""
+        self._shots.clear()
+        self.unanswered = False
 
 
 class Interval:

@@ -72,6 +72,8 @@ def parse_request(got: bytes, posts: Container[str] = ()) -> Request | Answer | 
     if method != "GET" and (method != "POST" or path not in posts):
         return refused(HTTPStatus.METHOD_NOT_ALLOWED)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "transfer-encoding" in headers:
+        return refused(HTTPStatus.LENGTH_REQUIRED)
     body = got[end + 4 :] if method == "POST" else b""
     size = headers.get("content-length", "0") if method == "POST" else "0"
     if not size.isascii() or not size.isdigit() or len(size) > 9 or int(size) > REQUEST_BYTES:
@@ -187,7 +189,8 @@ class HttpServer(threading.Thread):
             if self._tls is not None:
                 accepted = self._tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
             if len(self._peers) >= CONNECTIONS:
-                self._drop(next(iter(self._peers.values())))
+                idle = (peer for peer in self._peers.values() if peer.held is None)  # those that wait have asked
+                self._drop(next(idle, next(iter(self._peers.values()))))
             self._peers[accepted.fileno()] = Peer(accepted, time.monotonic() + PATIENCE_S, greeted=self._tls is None)
             self._selector.register(accepted, selectors.EVENT_READ)
 

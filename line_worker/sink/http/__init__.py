@@ -26,7 +26,7 @@ from line_worker.errors import SinkError, WireError
 from line_worker.sink import Ask, QuietSink
 from line_worker.sink.http.visits import Visits
 from line_worker.sink.secret import read_secret
-from line_worker.sink.served import encryption
+from line_worker.sink.served import encryption, is_named
 from line_worker.wire.http import JSON, Answer, HttpServer, Request, refused
 
 if TYPE_CHECKING:
@@ -89,6 +89,16 @@ class Http(QuietSink):
         with self._lock:
             return list(self._visits.take_asks())
 
+    def poll(self, now: float) -> None:
+        """See that somebody serves.
+
+        Raises:
+            SinkError: the thread that does has ended; the process ends with it, and is started again.
+        """
+        if self._server is not None and not self._server.is_alive():
+            self.close()
+            raise SinkError(f"sink {self._sink.name}: its server has ended; no part can be announced")
+
     def reachable(self) -> tuple[bool, str]:
         """Whether clients are served."""
         return (True, "") if self._server is not None and self._server.is_alive() else (False, "nobody is served")
@@ -116,7 +126,14 @@ class Http(QuietSink):
             part_id = _part_id(asked)
             if isinstance(part_id, Answer):
                 return part_id
-            visit = self._visits.announce(part_id, _key(asked), asked.at)
+            key = asked.headers.get("idempotency-key", "")
+            if len(key) > LONGEST:
+                return refused(HTTPStatus.BAD_REQUEST, f"an Idempotency-Key has up to {LONGEST} characters")
+            visit = self._visits.announce(
+                part_id, key or f"at {asked.at}", asked.at
+            )  # it is asked again while it waits
+            if visit is None:
+                return refused(HTTPStatus.UNPROCESSABLE_ENTITY, "this Idempotency-Key belongs to another part_id")
             if asked.query.get("wait") != "1":
                 return _json(HTTPStatus.ACCEPTED, {"trigger": visit.number, "part_id": visit.part_id})
             if not self._visits.is_over(visit, now):
@@ -132,6 +149,8 @@ class Http(QuietSink):
 
     def _denied(self, asked: Request) -> Answer | None:
         """Return the answer to a request that may not come in."""
+        if not self._token and not is_named(asked, self._sink.host, self._sink.port):
+            return refused(HTTPStatus.FORBIDDEN, "this is not served under that name")
         given = asked.headers.get("authorization", "").encode()
         if self._token and not hmac.compare_digest(given, b"Bearer " + self._token):
             log.warning("a request without the token", path=asked.path)
@@ -157,17 +176,13 @@ def read_token(sink: HttpSink) -> bytes:
 def _part_id(asked: Request) -> str | Answer:
     try:
         body = json.loads(asked.body or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return refused(HTTPStatus.BAD_REQUEST, "the body is no JSON; no part was announced")
     part_id = body.get("part_id", "") if isinstance(body, dict) and body.keys() <= {"part_id"} else None
-    if not isinstance(part_id, str) or len(part_id) > LONGEST:
-        return refused(HTTPStatus.BAD_REQUEST, 'send {"part_id": "up to 200 characters"} or {}; no part was announced')
+    if not isinstance(part_id, str) or len(part_id) > LONGEST or not part_id.isprintable():
+        what = f'{{"part_id": "up to {LONGEST} printable characters"}} or {{}}'
+        return refused(HTTPStatus.BAD_REQUEST, f"send {what}; no part was announced")
     return part_id
-
-
-def _key(asked: Request) -> str:
-    """Return the request's own name: the client's, or one that is made of when it came, for it is asked again."""
-    return asked.headers.get("idempotency-key", "")[:LONGEST] or f"at {asked.at}"
 
 
 def _json(status: HTTPStatus, body: object) -> Answer:

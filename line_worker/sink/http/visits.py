@@ -43,11 +43,11 @@ class Visits:
         self._state: HubState | None = None
         self._hub_at = float("-inf")
 
-    def announce(self, part_id: str, key: str, now: float) -> Visit:
-        """A part has come; `key` is the client's own name for this request, or nothing."""
+    def announce(self, part_id: str, key: str, now: float) -> Visit | None:
+        """A part has come; `key` is the client's own name for this request, or nothing. None: it is another part's."""
         known = self._visits.get(self._keys.get(key, -1)) if key else None
         if known is not None:
-            return known
+            return known if known.part_id == part_id else None
         self._number += 1
         visit = self._visits[self._number] = Visit(self._number, part_id, now)
         self._asks.append(PartHere(self._number, part_id, now))
@@ -103,6 +103,8 @@ class Visits:
         bad = next((reason for reason in reasons if reason is not Reason.NONE), None)
         if bad is not None:
             return bad
+        if not self._names:
+            return Reason.NOT_RUNNING  # no camera looks at anything
         in_time = all(now <= until for _, until in visit.outcomes.values())
         if len(reasons) < len(self._names) or not in_time:
             return Reason.DEADLINE if self.is_over(visit, now) else Reason.NOT_RUNNING

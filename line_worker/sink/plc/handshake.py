@@ -17,7 +17,8 @@ NO_DECISION(DEADLINE) is only decided when the time is over, and a late reject c
 The heartbeat counts calls of `beat`, which the hub's main loop drives, and nothing else.
 
 What the PLC asks of the line goes to the hub: each count of `triggers` is a part, and `recipe_wanted` a recipe. Counts
-that went by between two looks were parts, too: they are told as missed. A count that jumps otherwise begins anew.
+that went by between two looks, or while the PLC was not heard, were parts, too: they are told as missed. A count that
+jumps otherwise begins anew.
 """
 
 from __future__ import annotations
@@ -122,10 +123,10 @@ class Handshake:
 
     def take(self, plc: Plc, now: float) -> None:
         """Take what the PLC has written."""
-        if self._heard and plc.plc_heartbeat != self._plc.plc_heartbeat:
-            self._plc_changed_at = now
         if self._heard:
-            self._count(plc, now)
+            self._count(plc, now, seen=now - self._plc_changed_at <= self._heartbeat_s)
+            if plc.plc_heartbeat != self._plc.plc_heartbeat:
+                self._plc_changed_at = now
         if plc.recipe_wanted and (plc.recipe_wanted != self._plc.recipe_wanted or not self._heard):
             self._asks.append(RecipeWanted(plc.recipe_wanted))
         self._heard = True
@@ -139,13 +140,13 @@ class Handshake:
             self._acknowledge(plc.ack_toggle, plc.ack_seq)
         self.tick(now)
 
-    def _count(self, plc: Plc, now: float) -> None:
-        """Parts have come, if the PLC has counted on."""
+    def _count(self, plc: Plc, now: float, *, seen: bool) -> None:
+        """Parts have come, if the PLC has counted on; nobody knows when, unless it was `seen` all the while."""
         step = (plc.triggers - self._plc.triggers) & 0xFFFFFFFF
         if 0 < step <= MOST_MISSED:
             for number in range(plc.triggers - step + 1, plc.triggers):
                 self._asks.append(PartHere(number & 0xFFFFFFFF, "", now, missed=True))
-            self._asks.append(PartHere(plc.triggers, plc.next_part, now))
+            self._asks.append(PartHere(plc.triggers, plc.next_part, now, missed=not seen))
         elif step:
             self._note("PLC counts anew", serious=True, triggers=plc.triggers, before=self._plc.triggers)
 
