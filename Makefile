@@ -9,8 +9,10 @@ SOURCES := $(shell find line_worker calib bench -name '*.py' -o -name '*.html' -
 # TORCH_ARGS is for indexes that keep the CPU builds apart, e.g. make test TORCH_ARGS="--index-url URL"
 TORCH ?= $(if $(wildcard /proc/driver/nvidia/version),torch>=2.13,torch==2.13.0)
 TORCH_ARGS ?=
+# what the tests need; with EXTRAS=test,basler those of Basler cameras run, too
+EXTRAS ?= test
 
-.PHONY: demo test check format slow drill fuzz axe cluster live wheel clean
+.PHONY: demo test check format slow drill fuzz axe camera cluster live wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/line-worker demo
 
@@ -38,6 +40,11 @@ axe:
 cluster: $(VENV)/.tests
 	$(PIP) ".[cluster]"
 	RAY_CLUSTER=1 $(BIN)/pytest tests/test_rescore_cluster.py --timeout 600
+
+# a fake GigE Vision camera for a minute, then for another one in which it loses packets (Debian's aravis-tools)
+camera: $(VENV)/.tests
+	$(BIN)/line-worker bench camera --seconds 60
+	$(BIN)/line-worker bench camera --seconds 60 --lose 5
 
 # ten minutes of the page in a browser: it must not grow
 live: $(VENV)/.tests
@@ -74,7 +81,7 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(SOURCES)
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
-	$(PIP) ".[test]"
+	$(PIP) ".[$(EXTRAS)]"
 	@touch $@
 
 $(VENV)/.checks: $(VENV)/.tests

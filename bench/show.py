@@ -11,6 +11,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from bench.camera import Counted
 from bench.line import Load, Measured
 from bench.page import Phase
 from bench.plc import Way
@@ -132,6 +133,25 @@ def show_recording(load: Load, costs: Sequence[RecordingCost], *, as_json: bool)
         spread = f"{cost.lowest_p99_ms:.1f} to {cost.highest_p99_ms:.1f}"
         counts = (str(cost.parts), str(cost.undecided), str(cost.missing))
         table.add_row(name, *counts, f"{cost.p50_ms:.1f}", f"{cost.p99_ms:.1f}", spread, f"{cost.mb:.0f}")
+    console = Console()
+    console.print(table)
+    console.print(machine(), style="dim")
+
+
+def show_camera(found: Counted, *, as_json: bool) -> None:
+    """Print what became of the frames of a camera."""
+    if as_json:
+        print(json.dumps({"machine": machine(), **asdict(found), "whole": found.whole}))
+        return
+    shots = found.shots
+    size = f"{shots.width}x{shots.height} at {shots.rate:g} Hz, {shots.lost} of 1000 packets lost"
+    table = Table(title=f"Frames of a GigE Vision camera ({size})")
+    for column in ("seconds", "frames", "pictures", "gaps by cause", "breaks", "unaccounted", "p50", "p99"):
+        table.add_column(column, justify="left" if column == "gaps by cause" else "right")
+    gaps = ", ".join(f"{count} {reason}" for reason, count in sorted(found.reasons.items())) or "none"
+    times = (f"{found.elapsed_ms[q]:.1f}" if found.elapsed_ms else "" for q in ("p50", "p99"))
+    counts = (str(found.outcomes), str(found.counts.get("PASS", 0)), gaps, str(found.breaks), str(found.unaccounted))
+    table.add_row(f"{found.seconds:.1f}", *counts, *times)
     console = Console()
     console.print(table)
     console.print(machine(), style="dim")

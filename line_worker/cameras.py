@@ -1,16 +1,19 @@
-"""What cameras are connected: those of GenTL producers, and those of Video4Linux. With a picture of each, if asked."""
+"""What cameras are connected: those of GenTL producers, on the network, of pylon, and of Video4Linux. With a picture of
+each, if asked.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from line_worker.config import CameraSource, GenicamSource
+from line_worker.config import BaslerSource, CameraSource, GenicamSource, GigeSource
 from line_worker.errors import LineWorkerError, SourceError
 from line_worker.images import save_png
-from line_worker.source import Source
+from line_worker.source import Source, basler, gige
 from line_worker.source.camera import CameraFrames
 from line_worker.source.genicam import GenicamFrames, devices, harvester
 
@@ -32,6 +35,10 @@ def connected(producers: Sequence[Path], pictures: Path | None) -> Iterator[Conn
     """
     for producer in producers:
         yield from _genicam(producer, pictures)
+    if _installed("viva_genicam"):
+        yield from _gige(pictures)
+    if _installed("pypylon"):
+        yield from _basler(pictures)
     for number, device in _video_devices():
         name = (Path("/sys/class/video4linux") / device.name / "name").read_text().strip()
         source = CameraFrames(CameraSource(kind="camera", device=number))
@@ -47,6 +54,24 @@ def _genicam(producer: Path, pictures: Path | None) -> Iterator[Connected]:
         source = GenicamFrames(GenicamSource(kind="genicam", producer=producer, device=said))
         words = f'kind = "genicam", producer = "{producer}", device = "{said}"'
         yield Connected(words, str(device), _picture(source, f"genicam-{said}", pictures))
+
+
+def _gige(pictures: Path | None) -> Iterator[Connected]:
+    for device in gige.discovered("")[1]:
+        source = gige.GigeFrames(GigeSource(kind="gige", device=device.id))
+        words = f'kind = "gige", device = "{device.serial or device.id}"'
+        yield Connected(words, f"{device}, at {device.id}", _picture(source, f"gige-{device.id}", pictures))
+
+
+def _basler(pictures: Path | None) -> Iterator[Connected]:
+    for device in map(basler.device_of, basler.found()):
+        source = basler.BaslerFrames(BaslerSource(kind="basler", device=device.serial))
+        words = f'kind = "basler", device = "{device.serial}"'
+        yield Connected(words, str(device), _picture(source, f"basler-{device.serial}", pictures))
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _video_devices() -> Iterator[tuple[int, Path]]:

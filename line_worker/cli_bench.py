@@ -21,13 +21,18 @@ Folder = Annotated[str, typer.Option(help="Images to use instead of noise (neede
 Deadline = Annotated[float, typer.Option("--deadline", min=1, help="Milliseconds.")]
 
 
-def _load(model: str, rate: float, seconds: float, size: str, workers: int, folder: str, deadline: float) -> Any:
-    from bench.line import Load
-
+def _sides(size: str) -> tuple[int, int]:
     try:
         width, height = (int(side) for side in size.lower().split("x"))
     except ValueError:
         raise typer.BadParameter(f"--size {size!r}: give width and height, as in 1024x1024") from None
+    return width, height
+
+
+def _load(model: str, rate: float, seconds: float, size: str, workers: int, folder: str, deadline: float) -> Any:
+    from bench.line import Load
+
+    width, height = _sides(size)
     return Load(model, rate, seconds, workers, width, height, folder=folder, deadline_ms=deadline)
 
 
@@ -133,6 +138,28 @@ def recording(
     costs = measure(load, runs, place=place)
     show_recording(load, costs, as_json=as_json)
     return 0 if all(cost.whole for cost in costs) else 1
+
+
+@bench_app.command()
+def camera(
+    rate: Rate = 50,
+    seconds: Seconds = 60,
+    size: Size = "1024x1024",
+    lose: Annotated[int, typer.Option(min=0, max=1000, help="Of a thousand packets.")] = 0,
+    packet_size: Annotated[int, typer.Option(min=0, max=65_535, help="Bytes; 0: the largest that goes.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Run a line with a fake GigE Vision camera; exit code 1 unless every frame is an outcome or a counted gap."""
+    from bench.camera import Shots, measure
+    from bench.fake_camera import INSTALL, FakeCamera
+    from bench.show import show_camera
+
+    if not FakeCamera.installed():
+        raise typer.BadParameter(f"the fake camera is not installed: {INSTALL}")
+    width, height = _sides(size)
+    found = measure(Shots(rate, seconds, width, height, lose, packet_size))
+    show_camera(found, as_json=as_json)
+    return 0 if found.whole else 1
 
 
 @bench_app.command()

@@ -49,7 +49,11 @@ class Rehearsal:
     def __init__(self, config: Config, log_path: Path | None = None) -> None:
         self.watcher = Watcher(config)
         self.supervisor = Supervisor(config, log_path)
-        self._config = config
+        self._config, self._ended = config, False
+
+    def end(self) -> None:
+        """Stop the line after this turn; for `on_turn`."""
+        self._ended = True
 
     def run(self, on_turn: Callable[[], None] = lambda: None, seconds: float | None = None) -> int:
         """Run until the sources are finished, or for `seconds`; returns 0 when every process ended in good order.
@@ -88,7 +92,7 @@ class Rehearsal:
     def _until_finished(self, turn: Callable[[], None], on_turn: Callable[[], None], seconds: float | None) -> None:
         end = time.monotonic() + seconds if seconds is not None else float("inf")
         supervise_at = 0.0
-        while not self.supervisor.finished and (now := time.monotonic()) < end:
+        while not (self.supervisor.finished or self._ended) and (now := time.monotonic()) < end:
             turn()
             if now >= supervise_at:
                 supervise_at = now + SUPERVISE_S

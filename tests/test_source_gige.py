@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from bench.fake_camera import INSTALL, INTERFACE, SERIAL, FakeCamera
+from line_worker.cli import app
 from line_worker.config import GigeSource
 from line_worker.errors import SourceError
 from line_worker.source import Captured, gige
@@ -181,3 +184,12 @@ def test_a_camera_that_is_gone_is_told_and_comes_back(camera):
         assert read(frames, 3)[2].pixels is not None
     finally:
         frames.close()
+
+
+def test_a_camera_is_listed_with_a_picture(camera, tmp_path):
+    result = CliRunner().invoke(app, ["cameras", "--pictures", str(tmp_path), "--json"], standalone_mode=False)
+    [found] = [one for one in map(json.loads, result.output.splitlines()) if "gige" in one["source"]]
+    assert found["source"] == f'kind = "gige", device = "{SERIAL}"'
+    assert found["what"] == f"Aravis Fake, serial {SERIAL}, at 127.0.0.1"
+    assert "uint8" in found["picture"]
+    assert (tmp_path / "gige-127.0.0.1.png").exists()

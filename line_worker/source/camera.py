@@ -172,7 +172,7 @@ def _open(config: CameraSource) -> Any:
 
     if "://" in str(config.device):
         limit = round(config.timeout_ms)
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 2 * limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
         capture = cv2.VideoCapture(str(config.device), cv2.CAP_FFMPEG, limits)
     else:
         device = str(config.device)
