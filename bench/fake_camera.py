@@ -31,23 +31,21 @@ class FakeCamera:
     @staticmethod
     def installed() -> bool:
         """Whether its program is here."""
-        return shutil.which(PROGRAM) is not None
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        assert self._process is not None
-        return self._process.pid
+        return shutil.which(PROGRAM) is not None and shutil.which("setpriv") is not None
 
     def start(self) -> None:
         """Start it and wait until it answers; TimeoutError when it does not."""
         from line_worker.source.gige import discovered
 
-        command = [PROGRAM, "-i", INTERFACE, "-s", SERIAL, *(["-r", str(self._lost)] if self._lost else [])]
+        if discovered(INTERFACE)[1]:
+            raise TimeoutError(f"another camera answers at {INTERFACE}; stop it first")
+        command = ["setpriv", "--pdeathsig", "KILL", PROGRAM, "-i", INTERFACE, "-s", SERIAL]  # it ends with us
+        command += ["-r", str(self._lost)] if self._lost else []
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + READY_S
         while not discovered(INTERFACE)[1]:
             if time.monotonic() > until or self._process.poll() is not None:
+                self.kill()
                 raise TimeoutError(f"{PROGRAM} does not answer; look whether another one runs")
 
     def kill(self) -> None:

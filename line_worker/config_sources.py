@@ -41,45 +41,43 @@ class CameraSource(Section):
     rate: PositiveFloat | None = None  # at most this many frames a second are taken
 
 
-class GenicamSource(Section):
-    """A GenICam camera through a GenTL producer. `nodes` are set in their order, each read back.
+class _WithNodes(Section):
+    """A camera that has GenICam nodes. `nodes` are set in their order, each read back.
 
-    device: serial number, user's name, id or model; "" when only one camera is connected. timeout_ms: a camera that is
-    silent for so long is opened again; 0: a triggered one may be silent.
+    device: what only this camera is called: serial number, user's name, id or model; "" when only one is connected.
+    timeout_ms: a camera that is silent for so long is opened again; 0: a triggered one may be silent.
     """
+
+    device: str = ""
+    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    timeout_ms: float = Field(default=0.0, ge=0)
+
+
+class GenicamSource(_WithNodes):
+    """A GenICam camera through its vendor's GenTL producer."""
 
     kind: Literal["genicam"]
     producer: Path
-    device: str = ""
-    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
     buffers: int = Field(default=8, ge=1, le=256)
-    timeout_ms: float = Field(default=0.0, ge=0)
 
 
-class GigeSource(Section):
-    """A GigE Vision camera on the network, without its vendor's software; otherwise as GenicamSource.
+class GigeSource(_WithNodes):
+    """A GigE Vision camera on the network, without its vendor's software; `device` may be its IP address or MAC.
 
-    device: serial number, user's name, IP address, MAC or model. interface: the network card, by name or address; "":
-    any. packet_size: bytes, 0: as large as the card takes.
+    interface: the network card, by name or address; "": any. packet_size: bytes, 0: as large as the card takes.
     """
 
     kind: Literal["gige"]
-    device: str = ""
     interface: str = ""
-    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
     packet_size: int = Field(default=0, ge=0, le=65_535)
     resend: bool = True  # lost packets are asked for again
-    timeout_ms: float = Field(default=0.0, ge=0)
 
 
-class BaslerSource(Section):
-    """A Basler camera through pylon; as GenicamSource."""
+class BaslerSource(_WithNodes):
+    """A Basler camera through pylon."""
 
     kind: Literal["basler"]
-    device: str = ""
-    nodes: dict[str, bool | int | float | str] = Field(default_factory=dict)
     buffers: int = Field(default=16, ge=1, le=256)
-    timeout_ms: float = Field(default=0.0, ge=0)
 
 
 class SyntheticSource(Section):
