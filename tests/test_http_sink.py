@@ -52,9 +52,11 @@ def told(visits: Visits, number: int, now: float) -> tuple[bool, str, str]:
 
 
 def test_a_part_is_announced_once_and_answered(visits: Visits) -> None:
-    visits.announce("A", "k1", 10.0)
-    assert visits.announce("A", "k1", 10.1).number == FIRST, "the client has repeated its request"
-    assert visits.announce("A", "", 10.2).number == FIRST + 1
+    first, again, other = (visits.announce("A", key, at) for key, at in (("k1", 10.0), ("k1", 10.1), ("", 10.2)))
+    assert first is again is not None, "the client has repeated its request"
+    assert other is not None
+    assert (first.number, other.number) == (FIRST, FIRST + 1)
+    assert visits.announce("B", "k1", 10.2) is None, "it is another part's"
     assert visits.take_asks() == [PartHere(FIRST, "A", 10.0), PartHere(FIRST + 1, "A", 10.2)]
     assert told(visits, FIRST, 10.1) == (False, "NO_DECISION", "NOT_RUNNING")
     visits.take(outcome(FIRST), 10.2)
@@ -174,6 +176,10 @@ TOKEN = {"Authorization": "Bearer a-token-of-twenty-one"}
         ("POST", "/parts", {"part_id": 5}, TOKEN, 400, "no part was announced"),
         ("POST", "/parts", {"part_id": "x" * 201}, TOKEN, 400, "no part was announced"),
         ("POST", "/parts", {"part": "x"}, TOKEN, 400, "no part was announced"),
+        ("POST", "/parts", b"[" * 4000, TOKEN, 400, "no part was announced"),
+        ("POST", "/parts", b'{"part_id": "\\ud800"}', TOKEN, 400, "no part was announced"),
+        ("POST", "/parts", {}, TOKEN | {"Idempotency-Key": "x" * 201}, 400, "up to 200 characters"),
+        ("POST", "/parts", {}, TOKEN | {"Transfer-Encoding": "chunked"}, 411, ""),
         ("GET", "/parts?trigger=1", None, TOKEN, 404, "no part of that number"),
         ("GET", "/parts?trigger=x", None, TOKEN, 404, "no part of that number"),
         ("DELETE", "/parts", None, TOKEN, 405, ""),
@@ -207,6 +213,49 @@ def test_a_request_that_waits_is_one_part(served: tuple[Http, Config]) -> None:
     sink.deliver(outcome(parts[0].number, camera="pairs", left_ms=60_000), time.monotonic())
     client.join(10)
     assert (answers[0].status, answers[0].body["verdict"], answers[0].body["part_id"]) == (200, "PASS", "A")
+
+
+def test_a_key_belongs_to_one_part(served: tuple[Http, Config]) -> None:
+    sink, config = served
+    said = [ask(config, "POST", "/parts", {"part_id": part}, **TOKEN, **{"Idempotency-Key": "k"}) for part in "AAB"]
+    assert [one.status for one in said] == [202, 202, 422]
+    assert said[0].body == said[1].body
+    assert [part.part_id for part in sink.asks()] == ["A"]  # type: ignore[union-attr]
+
+
+def test_silent_connections_do_not_cut_off_one_that_waits(served: tuple[Http, Config]) -> None:
+    sink, config = served
+    answers: list[Said] = []
+    client = threading.Thread(target=lambda: answers.append(ask(config, "POST", "/parts?wait=1", {}, **TOKEN)))
+    client.start()
+    until = time.monotonic() + 10
+    parts: list[Any] = []
+    while not parts and time.monotonic() < until:
+        parts += sink.asks()
+        time.sleep(0.01)
+    silent = [socket.create_connection(("127.0.0.1", config.sinks[0].port)) for _ in range(40)]  # type: ignore[union-attr]
+    time.sleep(0.1)
+    sink.deliver(outcome(parts[0].number, Reason.ANOMALY, camera="pairs"), time.monotonic())
+    client.join(10)
+    for connection in silent:
+        connection.close()
+    assert [said.body["verdict"] for said in answers] == ["FAIL"]
+
+
+def test_on_loopback_it_answers_to_its_own_name_only(short_path: Path) -> None:
+    config = config_in(short_path)
+    sink = Http(config.sinks[0], config)  # type: ignore[arg-type]
+    sink.open()
+    assert ask(config, "POST", "/parts", {}, Host="evil.example").status == 403
+    assert ask(config, "POST", "/parts", {}).status == 202
+    sink.close()
+
+
+def test_without_a_camera_nothing_passes() -> None:
+    visits = Visits((), D, FIRST)
+    visits.beat(state(1), 10.0)
+    visits.announce("", "", 10.0)
+    assert told(visits, FIRST, 10.0) == (True, "NO_DECISION", "NOT_RUNNING")
 
 
 def test_a_taken_port_says_so(served: tuple[Http, Config]) -> None:

@@ -56,6 +56,35 @@ def test_a_part_without_a_picture_in_time_is_lost() -> None:
     assert triggers.match(shot(11.7)) is None, "what comes now is not that part any more"
 
 
+def test_a_picture_shows_the_newest_part_in_place() -> None:
+    triggers = Triggers(0.0, 1.0, 4)
+    triggers.fire(Fired(1, "", 10.0))
+    triggers.fire(Fired(2, "", 10.02))
+    found = triggers.match(shot(10.025))
+    assert found is not None
+    assert (found.trigger, [one.trigger for one in triggers.lost(10.03)]) == (2, [1])
+
+
+def test_each_shot_is_answered_by_its_own_picture() -> None:
+    triggers = Triggers(0.0, 1.0, 4, each=True)
+    for number in (1, 2):
+        triggers.fire(Fired(number, "", 10.0 + number / 100))
+    assert triggers.newly_due(10.05) == 2
+    assert [found.trigger for at in (10.1, 10.11) if (found := triggers.match(shot(at)))] == [1, 2]
+    triggers.fire(Fired(3, "", 11.0))
+    assert triggers.newly_due(11.0) == 1
+    assert [one.trigger for one in triggers.lost(12.5)] == [3]
+    assert triggers.unanswered
+    triggers.fire(Fired(4, "", 12.6))
+    assert triggers.newly_due(12.6) == 1
+    assert triggers.match(shot(12.61)) is None, "the answer to the third, too late"
+    found = triggers.match(shot(12.62))
+    assert found is not None
+    assert found.trigger == 4
+    triggers.begin_anew()
+    assert not triggers.unanswered
+
+
 def test_missed_parts_and_those_beyond_the_window_are_told_at_once() -> None:
     triggers = Triggers(0.0, 1.0, 2)
     triggers.fire(Fired(1, "", 10.0), missed=True)
@@ -122,6 +151,10 @@ def line(camera: dict[str, Any], *sinks: dict[str, Any], **more: Any) -> dict[st
         ),
         (line({"trigger": {"kind": "interval"}}), "cameras[1].trigger.every_ms: is missing and must be given"),
         (line({"trigger": {"kind": "sometimes"}}), "trigger.kind: 'sometimes' is unknown"),
+        (
+            line({}, {"kind": "http"}),
+            "sinks: no camera waits for 'http'",
+        ),
         (
             line({}, recipes=[{"number": 1, "bundle": "a"}, {"number": 1, "bundle": "b"}]),
             "recipes: number 1 is used twice",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from line_worker.config import Config, FreeTrigger, Parts, SinkTrigger
+from line_worker.config_triggers import trigger_problems
 from line_worker.hub.ledger import Ledger
-from line_worker.hub.part import CameraRules, Part
+from line_worker.hub.part import CameraRules, Decision, Part
 from line_worker.hub.views import MAX_OPEN, STRAGGLING_S, Views
 from line_worker.verdicts import Reason
 from line_worker.wire.messages import Frame, FrameKey, Outcome, Result, View
@@ -38,7 +40,13 @@ class Line:
         self.shown: list[tuple[float, Part]] = []
 
     def sees(
-        self, camera: str, part_id: str = "", trigger: int = 0, age_s: float = 0.0, problem: Reason = Reason.NONE
+        self,
+        camera: str,
+        part_id: str = "",
+        trigger: int = 0,
+        age_s: float = 0.0,
+        problem: Reason = Reason.NONE,
+        unsure_s: float = 0.0,
     ) -> FrameKey:
         """A camera announces a picture."""
         key = FrameKey("l", camera, 7, self.seqs[camera])
@@ -48,7 +56,7 @@ class Line:
         header = (key, age_s * 1000, D * 1000, (4, 5), "uint8", "gray", 1, place)
         frame = Frame(*header, part_id=part_id, trigger=trigger, problem=int(problem), pixels=pixels)
         assert self.ledger.announce(frame, frame.pixels, self.now)
-        self.views.seen(frame, self.now)
+        self.views.seen(frame, self.now, unsure_s)
         return key
 
     def says(self, key: FrameKey, score: float, *, may_pass: bool = True) -> None:
@@ -70,6 +78,11 @@ class Line:
         released = [part for part in self.ledger.release() if part.gathered]
         self.shown += [(self.now, part) for part in released]
         return {_name(part): part.decision.reason for part in released if part.decision}
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why the parts that were shown are what they are, in their order."""
+        return [part.decision.reason for _, part in self.shown if part.decision]
 
 
 def _name(part: Part) -> str:
@@ -241,6 +254,112 @@ def test_what_an_earlier_hub_has_decided_stands() -> None:
     assert line.turn(line.now + D) == {}
 
 
+def test_what_cameras_count_by_themselves_tells_nothing() -> None:
+    line = Line(one_sink=False, cameras=("top", "side"))
+    for key in (line.sees("top", trigger=100), line.sees("side", trigger=100)):
+        line.says(key, 0.1)
+    line.turn()
+    assert line.reasons == [Reason.HEADER, Reason.HEADER], "a part each, and none may pass"
+    for key in (line.sees("top", "A", trigger=3), line.sees("side", "A", trigger=9)):
+        line.says(key, 0.1)
+    assert line.turn() == {"A": Reason.NONE}, "the part's id is the same for all"
+
+
+def test_an_id_that_stands_for_many_parts_is_told_apart_by_the_trigger() -> None:
+    line = Line(cameras=("top", "side"))
+    for number in (2, 3):
+        line.views.fired(("top", "side"), "LOT", number, line.now, line.now)
+    newer, older = line.sees("top", "LOT", 3), line.sees("side", "LOT", 2)
+    line.says(newer, 0.1)
+    line.says(older, 0.1)
+    assert line.turn() == {}
+    assert list(line.turn(line.now + D).values()) == [Reason.NO_FRAME]
+    assert [(part.frame.trigger, part.decision.reason) for _, part in line.shown if part.frame and part.decision] == [
+        (2, Reason.NO_FRAME),
+        (3, Reason.NO_FRAME),
+    ]
+
+
+def test_a_view_whose_row_could_not_be_written_has_not_passed() -> None:
+    line = Line(cameras=("top", "side"))
+    first, second = line.sees("top", "A"), line.sees("side", "A")
+    line.says(first, 0.1)
+    [view] = line.views.settle(line.now)
+    view.decision = Decision(Reason.JOURNAL, line.now)  # what the books make of it
+    line.says(second, 0.1)
+    assert line.turn() == {"A": Reason.JOURNAL}
+
+
+def test_a_part_that_is_known_to_be_bad_never_passes() -> None:
+    line = Line(passes=2)
+    line.ledger.challenge("top", 1)
+    keys = [line.sees(camera, "A") for camera in CAMERAS]
+    line.says(keys[0], 2.0)
+    line.says(keys[1], 0.1)
+    line.says(keys[2], 0.1)
+    assert line.turn() == {"A": Reason.CANARY}
+    assert line.shown[-1][1].challenge, "the line's rules do not count it"
+
+
+def test_views_of_two_bundles_make_no_pass() -> None:
+    line = Line(cameras=("top", "side"))
+    line.says(line.sees("top", "A"), 0.1)
+    [view] = line.views.settle(line.now)
+    assert view.decision is not None
+    view.decision = dataclasses.replace(view.decision, bundle="another")
+    line.says(line.sees("side", "A"), 0.1)
+    assert line.turn() == {"A": Reason.NOT_RUNNING}
+
+
+def test_time_that_could_mean_two_parts_means_none() -> None:
+    line = Line(cameras=("top", "side"), match="time", within_ms=20)
+    line.sees("top", age_s=0.025)
+    line.sees("top")
+    key = line.sees("side", age_s=0.012)
+    line.says(key, 0.1)
+    line.turn()
+    assert line.reasons == [Reason.ID_CONFLICT, Reason.ID_CONFLICT]
+    line.now += 1
+    line.says(line.sees("top", unsure_s=0.2), 0.1)
+    line.says(line.sees("side", unsure_s=0.2), 0.1)
+    line.turn()
+    assert set(line.reasons) == {Reason.ID_CONFLICT}, "they waited while nobody looked"
+
+
+def test_an_id_that_comes_round_again_is_judged_once_each_time() -> None:
+    line = Line(cameras=("top", "side"))
+    for lap in range(3):
+        line.says(line.sees("top", "carrier 1"), 2.0)
+        assert line.turn() == {"carrier 1": Reason.ANOMALY}, lap
+        line.says(line.sees("side", "carrier 1"), 0.1)
+        assert line.turn(line.now + 5) == {}, lap
+
+
+def test_a_view_that_is_announced_again_is_no_other_part() -> None:
+    line = Line(cameras=("top", "side"))
+    key = line.sees("top", "A")
+    line.sees("side", "A")
+    line.says(key, 2.0)
+    assert line.turn() == {"A": Reason.ANOMALY}
+    line.seqs["side"] -= 1
+    line.sees("side", "A")
+    assert line.turn() == {}
+    assert line.turn(line.now + 2 * D) == {}
+
+
+def test_a_part_that_was_open_when_the_hub_died_is_one_part_still() -> None:
+    line = Line(cameras=("top", "side"))
+    line.ledger.restore("p", 0, 3, [2], line.now, headers={2: ("A", 0)})
+    line.views.restore("p", [], line.now)
+    for camera in ("top", "side"):
+        line.says(line.sees(camera, "A", age_s=0.1), 0.1)
+    assert line.turn() == {"A": Reason.NONE}
+    assert line.turn(line.now + D) == {}
+    line.ledger.restore("p", 5, 1, [0], line.now, headers={0: ("B", 0)})
+    line.views.restore("p", [], line.now)
+    assert line.turn(line.now + D) == {"B": Reason.RESTART}
+
+
 Step = st.tuples(st.sampled_from(["see", "say", "wait"]), st.sampled_from(CAMERAS), st.integers(1, 4), st.floats(0, 2))
 
 
@@ -271,17 +390,28 @@ def test_every_part_has_one_outcome_by_its_deadline(steps: list[tuple[str, str, 
             assert len(good) >= needed
 
 
+def camera(name: str, source: str = "synthetic", **trigger: Any) -> dict[str, Any]:
+    return {"name": name, "source": {"kind": source}} | ({"trigger": trigger} if trigger else {})
+
+
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ({"cameras": ["top", "moon"]}, "parts: 'p' names camera 'moon'; there are top, side"),
+        ({"cameras": ["top", "moon"]}, "parts: 'p' names camera 'moon'; there are top, side, web"),
         ({"cameras": ["top"], "name": "side"}, "parts: 'side' is a camera's name"),
         ({"cameras": ["top", "side"], "passes": 3}, "asks for 3 PASS of 2 cameras; no part could pass"),
         ({"cameras": ["top", "top"]}, "parts: camera 'top' is named twice"),
+        ({"cameras": ["top", "web"]}, "pictures of web carry no id to match by"),
+        ({"cameras": ["top", "web"], "match": "time", "within_ms": 30}, "should be under half of every_ms = 50"),
     ],
 )
 def test_a_group_that_cannot_be_is_refused(parts: dict[str, Any], says: str) -> None:
-    from line_worker.config_triggers import trigger_problems
+    cameras = [camera("top"), camera("side"), camera("web", "camera", kind="interval", every_ms=50)]
+    raw = {"cameras": cameras, "parts": [{"name": "p"} | parts]}
+    assert any(says in problem for problem in trigger_problems(raw)), trigger_problems(raw)
 
-    raw = {"cameras": [{"name": "top"}, {"name": "side"}], "parts": [{"name": "p"} | parts]}
-    assert any(says in problem for problem in trigger_problems(raw))
+
+def test_cameras_that_one_sink_triggers_need_no_other_id() -> None:
+    cameras = [camera(name, "camera", kind="sink", sink="plc") for name in ("top", "side")]
+    raw = {"cameras": cameras, "parts": [{"name": "p", "cameras": ["top", "side"]}], "sinks": [{"kind": "plc"}]}
+    assert trigger_problems(raw) == []
