@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 
 from line_worker.sink.plc.client import RegisterClient
-from line_worker.sink.plc.link import Link
+from line_worker.sink.plc.link import Words
 from line_worker.sink.plc.registers import FROM_PLC, RESULT_AT, STOP_AT, TO_PLC, Plc, Result, Station, decode, encode
 
 BEAT_S = 0.1
@@ -58,7 +58,7 @@ def s7(port: int) -> Eyes:
     return polled(block)
 
 
-def polled(link: Link) -> Eyes:
+def polled(link: Words) -> Eyes:
     """Poll the registers where `link` leads, until told to stop."""
     eyes = Eyes()
     while not stopped():

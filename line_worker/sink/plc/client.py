@@ -23,6 +23,18 @@ class RegisterClient:
         self._address, self._unit, self._base, self._timeout_s = (host, port), unit, base, timeout_s
         self._client = ModbusTcpClient(host, port=port, timeout=timeout_s, retries=0)
 
+    def connect(self) -> None:
+        """Connect, unless that is done.
+
+        Raises:
+            SinkError: the server cannot be reached.
+        """
+        try:
+            if self._client.socket is None:  # connected by us, because pymodbus keeps the reason to itself
+                self._client.socket = socket.create_connection(self._address, self._timeout_s)
+        except OSError as error:
+            raise self._failed(f"cannot be reached ({error.strerror or error})") from error
+
     def read(self, offsets: range) -> list[int]:
         """Return these registers, read in one request.
 
@@ -44,9 +56,8 @@ class RegisterClient:
         self._ask(self._client.write_registers, self._base + offset, list(words))
 
     def _ask(self, request: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        self.connect()
         try:
-            if self._client.socket is None:  # connected by us, because pymodbus keeps the reason to itself
-                self._client.socket = socket.create_connection(self._address, self._timeout_s)
             answer = request(*args, device_id=self._unit, **named)
         except OSError as error:
             raise self._failed(f"cannot be reached ({error.strerror or error})") from error

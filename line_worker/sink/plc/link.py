@@ -11,17 +11,27 @@ from line_worker.errors import SinkError
 TIMEOUT_S = 0.5
 
 
-class Link(Protocol):
-    """The register table in a PLC, by offset. Connects when it is used; every failure ends the connection."""
+class Words(Protocol):
+    """The register table, by offset."""
 
     def read(self, offsets: range) -> list[int]:
-        """Return these words, read in one request; SinkError when the PLC does not give them."""
+        """Return these words, all of one instant; SinkError when they cannot be had."""
 
     def write(self, offset: int, words: Sequence[int]) -> None:
-        """Write `words` from `offset` on, in one request; SinkError when the PLC does not take them."""
+        """Write `words` from `offset` on, all in one instant; SinkError when that cannot be done."""
 
     def close(self) -> None:
-        """Close the connection, which frees it in the PLC; the next request opens another."""
+        """Let go."""
+
+
+class Link(Words, Protocol):
+    """The table in a PLC, a request for each call. Connects when it is used; every failure ends the connection.
+
+    `close` frees the connection in the PLC; the next request opens another.
+    """
+
+    def connect(self) -> None:
+        """Connect, unless that is done; SinkError when the PLC cannot be reached."""
 
 
 def link_to(sink: PlcSink | WrittenPlc, timeout_s: float = TIMEOUT_S) -> Link:

@@ -133,6 +133,7 @@ class Written:
                 self._wake.clear()
 
     def _round(self) -> None:
+        self._link.connect()  # which may take longer than a PASS lives: what is to be written is asked for afterwards
         words = self._registers.words()
         if words != self._last:
             self._link.write(TO_PLC.start, words)

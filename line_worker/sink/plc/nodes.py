@@ -43,38 +43,44 @@ class NodeClient:
         self._nodes: dict[str, ua.NodeId] = {}
         self._held: dict[str, Any] = {}  # what the PLC's variables hold of ours
 
-    def read(self, offsets: range) -> list[int]:
-        """Return the rows from the PLC as words, read in one request.
+    def connect(self) -> None:
+        """Open a session, unless that is done, and find the variables.
 
         Raises:
             SinkError: the PLC cannot be reached, does not answer in time or refuses.
         """
-        values = self._ask(self._read(_COUNTS_FIRST))
+        if self._client is None:
+            self._run(self._connect(), CONNECT_S)
+
+    def read(self, offsets: range) -> list[int]:
+        """Return the rows from the PLC as words, read in one request.
+
+        Raises:
+            SinkError: as `connect`.
+        """
+        self.connect()
+        values = self._run(self._read(_COUNTS_FIRST), self._timeout_s)
         return encode(Plc(**{row.name: values[row.name] for row in _COUNTS_FIRST}))
 
     def write(self, offset: int, words: Sequence[int]) -> None:
         """Write what has changed of the rows to the PLC.
 
         Raises:
-            SinkError: as `read`.
+            SinkError: as `connect`.
         """
         assert offset == TO_PLC.start, "we write what is ours, whole"
-        values = to_plc(words)
-        changed = {name: value for name, value in values.items() if self._held.get(name) != value}
-        self._ask(self._write(changed))
+        self.connect()
+        changed = {name: value for name, value in to_plc(words).items() if self._held.get(name) != value}
+        self._run(self._write(changed), self._timeout_s)
         self._held |= changed
 
-    def _ask(self, request: Coroutine[Any, Any, RESULT]) -> RESULT:
+    def _run(self, request: Coroutine[Any, Any, RESULT], timeout_s: float) -> RESULT:
         try:
             if self._loop is None:
                 self._loop = LoopThread("opcua-client")
-            if self._client is None:
-                self._loop.run(self._connect(), CONNECT_S)
-            return self._loop.run(request, self._timeout_s)
+            return self._loop.run(request, timeout_s)
         except (OSError, TimeoutError, ua.UaError, ValueError, x509.ExtensionNotFound) as error:
             raise self._failed(error) from error
-        finally:
-            request.close()  # where it was never begun
 
     # ---- on the loop --------------------------------------------------------------------------------------------
 

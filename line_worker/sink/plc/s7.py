@@ -21,6 +21,7 @@ from line_worker.sink.plc.link import TIMEOUT_S, failed
 from line_worker.sink.plc.registers import SIZE
 
 LOCAL_TSAP = 0x0100
+_FAILURES = (S7Error, OSError, ValueError, IndexError, struct.error)
 S7_BASIC = 3  # the kind of session: PG and OP are the few that a PLC keeps for the engineer's tool and for panels
 
 logging.getLogger("snap7").setLevel(logging.CRITICAL)  # its complaints come back to us as errors of our own
@@ -39,11 +40,22 @@ class BlockClient:
         self._session: ISOTCPConnection | None = None
         self._codec = S7Protocol()
 
+    def connect(self) -> None:
+        """Open a session, unless that is done.
+
+        Raises:
+            SinkError: the PLC cannot be reached, does not answer in time or refuses.
+        """
+        try:
+            self._connect()
+        except _FAILURES as error:
+            raise self._failed(error) from error
+
     def read(self, offsets: range) -> list[int]:
         """Return these words, read in one request.
 
         Raises:
-            SinkError: the PLC cannot be reached, does not answer in time or refuses.
+            SinkError: as `connect`.
         """
         try:
             size = 2 * len(offsets)
@@ -51,7 +63,7 @@ class BlockClient:
             at = self._base + 2 * offsets.start
             answer = self._ask(self._codec.build_read_request(S7Area.DB, self._db, at, S7WordLen.BYTE, size))
             data = bytes(self._codec.extract_read_data(answer, S7WordLen.BYTE, size))
-        except (S7Error, OSError, ValueError, IndexError, struct.error) as error:
+        except _FAILURES as error:
             raise self._failed(error) from error
         return list(struct.unpack(f">{len(offsets)}H", data))
 
@@ -59,14 +71,14 @@ class BlockClient:
         """Write `words` from `offset` on, in one request.
 
         Raises:
-            SinkError: as `read`.
+            SinkError: as `connect`.
         """
         try:
             self._connect()
             at, data = self._base + 2 * offset, struct.pack(f">{len(words)}H", *words)
             answer = self._ask(self._codec.build_write_request(S7Area.DB, self._db, at, S7WordLen.BYTE, data))
             self._codec.check_write_response(answer)
-        except (S7Error, OSError, ValueError, IndexError, struct.error) as error:
+        except _FAILURES as error:
             raise self._failed(error) from error
 
     def _connect(self) -> None:

@@ -17,39 +17,28 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from line_worker.errors import SinkError
 from line_worker.health import StopFlag, die_with_parent
 from line_worker.sink.plc.client import RegisterClient
+from line_worker.sink.plc.link import Words
 from line_worker.sink.plc.program import Booking, PlcProgram
 from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC, Active, Plc, encode
 from line_worker.sink.plc.server import RegisterServer
-
-if TYPE_CHECKING:
-    from line_worker.sink.plc.link import Link
 
 POLL_S = 0.005
 AGAIN_S = 0.1  # between two attempts to reach the station
 CLOSE_S = 3.0
 
 
-class Memory(Protocol):
-    """Memory of a PLC that others reach over the network; its program reads and writes it by offset."""
+class Memory(Words, Protocol):
+    """Memory of a PLC that others reach over the network. `close` ends every session."""
 
     port: int
 
     def open(self) -> None:
         """Listen; SinkError when that is impossible."""
-
-    def read(self, offsets: range) -> list[int]:
-        """Return these words, all of one instant."""
-
-    def write(self, offset: int, words: Sequence[int]) -> None:
-        """Write `words` from `offset` on, all in one instant."""
-
-    def close(self) -> None:
-        """Stop listening and end every session."""
 
 
 class SimulatedPlc:
@@ -83,7 +72,7 @@ class SimulatedPlc:
         self._lock = threading.Lock()  # the program is used by this PLC's thread, its server's and callers of `trigger`
         self._poll_s, self._log = poll_s, log
         self._trigger_s, self._trigger_at = trigger_s, 0.0
-        self._link: Link | None = None  # where the program finds the station's registers
+        self._link: Words | None = None  # where the program finds the station's registers
         self._server: RegisterServer | Memory | None = None
         if memory is not None:
             self._link = self._server = memory
@@ -170,7 +159,7 @@ class SimulatedPlc:
             self.trigger(f"part-{self._program.triggers + 1}")
             self._trigger_at = max(self._trigger_at + self._trigger_s, now)
 
-    def _poll(self, link: Link) -> float:
+    def _poll(self, link: Words) -> float:
         before = self._told.ack_toggle
         try:
             plc = self.scan(link.read(TO_PLC))

@@ -46,11 +46,22 @@ class TagClient:
         route = [] if sink.slot == "none" else [PortSegment("backplane", sink.slot)]
         self._route = PADDED_EPATH.encode(route, length=True, pad_length=True) if route else b""
 
+    def connect(self) -> None:
+        """Open a session, unless that is done.
+
+        Raises:
+            SinkError: the controller cannot be reached, does not answer in time or refuses.
+        """
+        try:
+            self._connect()
+        except _FAILURES as error:
+            raise self._failed(error) from error
+
     def read(self, offsets: range) -> list[int]:
         """Return these words, read in one request.
 
         Raises:
-            SinkError: the controller cannot be reached, does not answer in time or refuses.
+            SinkError: as `connect`.
         """
         tag, size = self._array(offsets.start)
         try:
@@ -62,7 +73,7 @@ class TagClient:
         """Write `words` from `offset` on, in one request.
 
         Raises:
-            SinkError: as `read`.
+            SinkError: as `connect`.
         """
         tag, size = self._array(offset)
         try:
@@ -94,8 +105,7 @@ class TagClient:
 
     def _ask(self, service: bytes, tag: str, data: bytes) -> bytes:
         """Return what the controller answers to `service` on `tag`."""
-        if self._socket is None:
-            self._connect()
+        self._connect()
         message = service + tag_request_path(tag, {}, False) + data
         answer = self._exchange(_Unconnected(message, self._route))
         if not answer:
@@ -103,6 +113,8 @@ class TagClient:
         return bytes(answer.data)
 
     def _connect(self) -> None:
+        if self._socket is not None:
+            return
         self._types, self._session = {}, 0
         self._socket = socket.create_connection((self._sink.host, self._sink.port), self._timeout_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
