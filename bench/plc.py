@@ -1,8 +1,8 @@
-"""How long an outcome takes from the PLC sink to a PLC that polls: Modbus TCP, OPC UA, S7, each a process of its own.
+"""How long an outcome takes from the PLC sink to a PLC that polls: Modbus TCP, OPC UA both ways, S7, EtherNet/IP.
 
-The sink runs here as its runner would drive it. The PLC polls every 2 ms (with S7 its own memory, as a PLC's program
-does), says what it has seen and when on the clock that both processes share, and acknowledges; it knows nothing of the
-sink but its protocol.
+The sink runs here as its runner would drive it. The PLC is a process of its own and polls every 2 ms (its own memory
+where the sink writes into it, as a PLC's program does), says what it has seen and when on the clock that both processes
+share, and acknowledges; it knows nothing of the sink but its protocol.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from line_worker.errors import SinkError
 from line_worker.sink.plc import PlcOutput
 from line_worker.wire.messages import FrameKey, HubState, Outcome
 
-WAYS = ("modbus", "opcua", "s7")
+WAYS = ("modbus", "opcua", "s7", "opcua-client", "ethernet-ip")
 HOST, S7_DB = "127.0.0.1", 1
+OPCUA_NODES = "nsu=urn:simulated-plc;s=LineWorker.{name}"
 POLL_S, BEAT_S = 0.01, 0.05
 READY_S, LAST_S, PATIENCE_S = 30.0, 0.3, 10.0
 
@@ -67,10 +68,12 @@ def _config(via: str, port: int) -> Config:
         "modbus": {"kind": "plc"},
         "opcua": {"kind": "opcua"},
         "s7": {"kind": "s7", "host": HOST, "db": S7_DB},
+        "opcua-client": {"kind": "opcua-client", "url": f"opc.tcp://{HOST}:{port}", "nodes": OPCUA_NODES},
+        "ethernet-ip": {"kind": "ethernet-ip", "host": HOST},
     }
     camera = {"name": "top", "deadline_ms": 500, "source": {"kind": "synthetic"}}
     line = {"name": "bench", "runtime": "run", "data": "data"}
-    sink = sinks[via] | {"port": port}
+    sink = sinks[via] if "url" in sinks[via] else sinks[via] | {"port": port}
     return parse({"line": line, "cameras": [camera], "workers": {"bundle": "stub"}, "sinks": [sink]})
 
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
 import select
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 from line_worker.sink.plc.client import RegisterClient
 from line_worker.sink.plc.link import Words
-from line_worker.sink.plc.registers import FROM_PLC, RESULT_AT, STOP_AT, TO_PLC, Plc, Result, Station, decode, encode
+from line_worker.sink.plc.registers import (
+    FROM_PLC,
+    RESULT_AT,
+    STOP_AT,
+    TABLE,
+    TO_PLC,
+    Plc,
+    Result,
+    Station,
+    decode,
+    encode,
+)
 
 BEAT_S = 0.1
 POLL_S = 0.002  # between an answer and the next request: who polls without pause measures the processor it takes away
@@ -58,6 +72,24 @@ def s7(port: int) -> Eyes:
     return polled(block)
 
 
+def opcua_client(port: int) -> Eyes:
+    """Let the station write to variables of a server of ours, and poll those."""
+    from line_worker.sink.plc.nodes_served import ServedNodes
+
+    nodes = ServedNodes("127.0.0.1", port)
+    nodes.open()
+    return polled(nodes)
+
+
+def ethernet_ip(port: int) -> Eyes:
+    """Let the station write to arrays of a server of ours, and poll those."""
+    from line_worker.sink.plc.tags_served import ServedTags
+
+    tags = ServedTags("127.0.0.1", port)
+    tags.open()
+    return polled(tags)
+
+
 def polled(link: Words) -> Eyes:
     """Poll the registers where `link` leads, until told to stop."""
     eyes = Eyes()
@@ -77,7 +109,8 @@ async def opcua(port: int) -> Eyes:
     """Poll over OPC UA."""
     from asyncua import Client, ua
 
-    kinds = {"ack_seq": ua.VariantType.UInt32, "triggers": ua.VariantType.UInt32}
+    known = {"u16": ua.VariantType.UInt16, "u32": ua.VariantType.UInt32}
+    kinds = {row.name: known.get(row.kind, ua.VariantType.String) for row in TABLE}
     eyes = Eyes()
     client = Client(f"opc.tcp://127.0.0.1:{port}/")
     client.session_timeout = 60_000
@@ -90,13 +123,17 @@ async def opcua(port: int) -> Eyes:
             sync, toggle, seq = await client.read_values(wanted)
             told = eyes.look(sync, toggle, seq, time.monotonic())
             if told is not None:
-                values = [ua.Variant(getattr(told, n), kinds.get(n, ua.VariantType.UInt16)) for n in names]
+                values = [ua.Variant(getattr(told, n), kinds[n]) for n in names]
                 await client.write_values(ours, [ua.DataValue(value) for value in values])
             await asyncio.sleep(POLL_S)
     return eyes
 
 
 if __name__ == "__main__":
+    with suppress(PermissionError):
+        os.nice(-10)  # nor does it share a processor with the station
+    gc.disable()  # a PLC has no garbage collector: asyncua's objects keep this one busy for 100 ms at a time
     way, place = sys.argv[1], int(sys.argv[2])
-    found = asyncio.run(opcua(place)) if way == "opcua" else {"modbus": modbus, "s7": s7}[way](place)
+    ways = {"modbus": modbus, "s7": s7, "opcua-client": opcua_client, "ethernet-ip": ethernet_ip}
+    found = asyncio.run(opcua(place)) if way == "opcua" else ways[way](place)
     print("\n".join(f"{seq} {at}" for seq, at in found.seen))

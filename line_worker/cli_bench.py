@@ -164,7 +164,9 @@ def camera(
 
 @bench_app.command()
 def plc(
-    via: Annotated[str, typer.Option(metavar="A,B,...", help="Protocols: modbus, opcua, s7.")] = "modbus,opcua,s7",
+    via: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Protocols, and opcua-client, ethernet-ip.")
+    ] = "modbus,opcua,s7",
     rate: Rate = 50,
     seconds: Seconds = 10,
     as_json: Json = False,

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from line_worker.wire.messages import Crop, Frame, HubState, Outcome
 
 
+URGENT = -5  # the priority of sinks for which parts wait, where the process may have it
+
+
 class PartHere(NamedTuple):
     """A part has come, which triggers the cameras that wait for this sink: its count, its id, when it came (seconds).
 
@@ -54,7 +57,7 @@ class Sink(Protocol):
     durable: bool  # reads the outbox and acknowledges; otherwise real-time
     wants_frames: bool  # gets `tap` for every announced frame (recorder, shadow, page)
     wants_crops: bool  # gets `crop` (store)
-    nice: int  # by how much its process gives way to the others
+    nice: int  # by how much its process gives way to the others; negative: it comes before them
 
     def open(self) -> None:
         """Make ready; SinkError when that is impossible now."""

@@ -14,6 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -172,7 +173,8 @@ def run(config: Config, sink_config: SinkConfig) -> int:
     with only_one(config.line.runtime, f"sink-{sink_config.name}"):
         check_sink(config, sink_config)
         sink = make_sink(sink_config, config)
-        os.nice(sink.nice)
+        with suppress(PermissionError):  # to come before others is for those who may, to give way is for all
+            os.nice(sink.nice)
         wire = open_wire(config, "sink")
         runner = Runner(sink_config.name, sink, wire)
         notifier.ready(f"{sink_config.kind} sink")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from line_worker.errors import SinkError
-from line_worker.sink import QuietSink
+from line_worker.sink import URGENT, QuietSink
 from line_worker.sink.gpio.chip import Wiring, chip_of
 from line_worker.sink.gpio.keeper import READY
 from line_worker.sink.recent import RecentKeys
@@ -33,6 +33,7 @@ class Gpio(QuietSink):
     """The sink for one chip. Real-time: a PASS whose time is over is none."""
 
     durable = False
+    nice = URGENT
 
     def __init__(self, sink: GpioSink, config: Config) -> None:
         self._sink, self._views = sink, config.views()

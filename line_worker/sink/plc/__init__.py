@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from line_worker.config import Config, OpcUaSink, PlcSink, WrittenPlc
-from line_worker.sink import Ask, QuietSink
+from line_worker.sink import URGENT, Ask, QuietSink
 from line_worker.sink.plc.handshake import Handshake
 from line_worker.sink.plc.registers import Plc, decode
 from line_worker.wire.messages import HubState, Outcome
@@ -33,6 +33,7 @@ class PlcOutput(QuietSink):
     """The sink for one PLC. Real-time: what the PLC does not take within its window is dropped and counted."""
 
     durable = False
+    nice = URGENT
 
     def __init__(self, sink: PlcSink | WrittenPlc | OpcUaSink, config: Config | None = None) -> None:
         self._sink = sink

@@ -8,6 +8,7 @@ acknowledgement and the count of triggers, then what they are about.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
@@ -97,6 +98,8 @@ class NodeClient:
             await _let_go(client)
             raise
         self._client = client
+        gc.collect()
+        gc.freeze()  # asyncua's thousands of types stay: looking through them again and again takes 100 ms each time
 
     async def _find(self, client: Client) -> dict[str, ua.NodeId]:
         """Return the rows' variables; a namespace that is named (nsu=...) gets its number in this server."""

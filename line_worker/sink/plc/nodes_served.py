@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asyncua import Server, ua
+from asyncua.common.callback import CallbackType
 
 from line_worker.errors import SinkError
 from line_worker.sink.looping import LoopThread
@@ -30,6 +31,7 @@ class ServedNodes:
         self._loop: LoopThread | None = None
         self._server: Server | None = None
         self._nodes: dict[str, Any] = {}
+        self._words: list[int] = []  # what was written into it; empty: to be looked up
 
     def open(self) -> None:
         """Listen.
@@ -58,13 +60,14 @@ class ServedNodes:
             variable = await folder.add_variable(node, row.name, initial)
             await variable.set_writable(row.direction == "to PLC")
             self._nodes[row.name] = node
+        server.subscribe_server_callback(CallbackType.PostWrite, lambda event, _: self._words.clear())
         await server.start()
         self._server = server
 
     def read(self, offsets: range) -> list[int]:
         """Return the rows to the PLC as words, all of one instant."""
         assert self._loop is not None
-        return self._loop.run(self._read(), ASK_S)
+        return list(self._words) or self._loop.run(self._read(), ASK_S)
 
     async def _read(self) -> list[int]:
         assert self._server is not None
@@ -73,7 +76,8 @@ class ServedNodes:
             names = block.__dataclass_fields__
             values = {n: aspace.read_attribute_value(self._nodes[n], ua.AttributeIds.Value).Value.Value for n in names}
             words += encode(block(**values))
-        return words
+        self._words = words
+        return list(words)
 
     def write(self, offset: int, words: Sequence[int]) -> None:
         """Write the rows from the PLC, all in one instant."""
