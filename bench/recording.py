@@ -50,7 +50,7 @@ class Cost:
 
 
 def measure(load: Load, runs: int, ways: Sequence[Way] = WAYS, place: Path | None = None) -> list[Cost]:
-    """Run the line under `load`, `runs` times in each way; its files lie in a temporary folder, in `place` if given.
+    """Run the line under `load`, `runs` times in each way; recordings lie in a temporary folder, in `place` if given.
 
     Raises:
         SourceError: the line did not become ready.
@@ -63,8 +63,8 @@ def measure(load: Load, runs: int, ways: Sequence[Way] = WAYS, place: Path | Non
 
 
 def _run(load: Load, way: Way, place: Path | None) -> Run:
-    with tempfile.TemporaryDirectory(prefix="lw-bench-", dir=place) as folder:
-        config, path = line_config(load, Path(folder)), Path(folder) / "bench.mcap"
+    with tempfile.TemporaryDirectory(prefix="lw-bench-") as folder, _folder(place) as recordings:
+        config, path = line_config(load, Path(folder)), Path(recordings) / "bench.mcap"
         if way != "without":
             config = with_recorder(config, path, way)
         rehearsal = Rehearsal(config, Path(folder) / "line.log")
@@ -73,6 +73,10 @@ def _run(load: Load, way: Way, place: Path | None) -> Run:
         if way == "without":
             return Run(line)
         return Run(line, _missing(path, line.parts), path.stat().st_size / 1e6)
+
+
+def _folder(place: Path | None) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="lw-bench-", dir=place)
 
 
 def _missing(path: Path, parts: int) -> int:

@@ -127,7 +127,9 @@ def recording(
     folder: Folder = "",
     deadline: Deadline = 1000,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each way; they take turns, the median counts.")] = 3,
-    place: Annotated[Path | None, typer.Option(metavar="DIR", help="Where journal and recording lie.")] = None,
+    place: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where recordings lie, away from the journal.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Measure the line's latency without a recorder and with one; exit code 1 when anything is missing in its file."""

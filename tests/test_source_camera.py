@@ -9,7 +9,7 @@ import pytest
 from line_worker.config import CameraSource
 from line_worker.errors import SourceError
 from line_worker.source import Captured
-from line_worker.source.camera import QUEUE_FRAMES, CameraFrames, shown
+from line_worker.source.camera import QUEUE_FRAMES, Backlog, CameraFrames, shown
 from line_worker.source.simulated_camera import SimulatedCamera
 from line_worker.verdicts import Reason
 
@@ -115,3 +115,17 @@ def test_a_password_is_never_shown() -> None:
     assert shown("rtsp://admin:s3cret@10.0.0.7/stream?x=1") == "rtsp://10.0.0.7/stream?x=1"
     assert shown(0) == "camera 0"
     assert shown("/dev/video2") == "camera /dev/video2"
+
+
+def test_pictures_that_have_waited_in_a_stream_are_told_from_live_ones() -> None:
+    backlog = Backlog()
+    stamps = [0, *range(20)]  # the first two bear the same time
+    waited = [backlog.holds(stamp / 25, 10 + k / 1000) for k, stamp in enumerate(stamps)]  # all within 20 ms
+    live = [backlog.holds(stamp / 25, 10 + stamp / 25) for stamp in range(20, 24)]
+    assert waited == [True] * 21
+    assert live == [True, False, False, False]
+
+
+def test_a_stream_that_stamps_nothing_is_live() -> None:
+    backlog = Backlog()
+    assert [backlog.holds(0.0, 10 + k / 1000) for k in range(4)] == [True, True, False, False]

@@ -15,7 +15,7 @@ from line_worker.config import CameraSource
 from line_worker.source.announce import Announcer
 from line_worker.source.camera import CameraFrames
 from line_worker.source.run import Runner
-from line_worker.verdicts import StationState
+from line_worker.verdicts import Reason, StationState
 from line_worker.wire import messages as m
 from line_worker.wire.sockets import Wire
 from scripted_hub import Rig, rig_with
@@ -106,7 +106,7 @@ class SourceThread(threading.Thread):
 
 def test_a_camera_that_is_killed_and_comes_back_is_told_and_seen_again(server: Server, short_path: Path) -> None:
     source = {"kind": "camera", "device": server.url, "timeout_ms": 8000}
-    with rig_with(short_path, source=source, max_frame_mb=1.0, deadline_ms=200.0) as rig:
+    with rig_with(short_path, source=source, max_frame_mb=1.0, deadline_ms=200.0, window=64) as rig:
         rig.worker(stall_ms=600_000.0)
         thread = SourceThread(rig)
         thread.start()
@@ -124,3 +124,4 @@ def test_a_camera_that_is_killed_and_comes_back_is_told_and_seen_again(server: S
             thread.end()
     assert [outcome.key.seq for outcome in outcomes] == list(range(len(outcomes))), "none is left out"
     assert len({outcome.key.epoch for outcome in outcomes}) == 1
+    assert {Reason(outcome.reason) for outcome in outcomes} == {Reason.DEADLINE}, "what the stream had kept is no part"

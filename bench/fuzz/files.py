@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.fuzz.making import damaged, hostile_parts
 from line_worker.bundle import Bundle, write_bundle
@@ -22,6 +23,7 @@ from line_worker.wire import messages as m
 from line_worker.wire.frames import checksum
 from line_worker.wire.recording import RecordedFrame, RecordingMeta, Trigger, read_recording
 from line_worker.wire.recording_writer import RecordingWriter
+from line_worker.wire.rosimage import KINDS, Compression
 
 Case = Callable[[Random, int], str]  # the generator of this case, and its number
 IMAGE_BYTES = 1 << 29  # of memory that decoding may ask for beyond what the process holds
@@ -126,21 +128,11 @@ def bundles(folder: Path) -> Iterator[Case]:
 def recordings(folder: Path) -> Iterator[Case]:
     """Read damaged recordings to their end; a picture that comes is the one that was recorded."""
     picture = np.random.default_rng(1).integers(0, 256, (60, 80), np.uint8)
-    path = folder / "good.mcap"
-    writer = RecordingWriter(path, RecordingMeta("l", 0.0, 0.0))
-    for seq in range(6):
-        key = m.FrameKey("l", "cam", 1, seq)
-        frame = m.Frame(key, 0.0, 100.0, picture.shape, "uint8", "gray", checksum(picture), "inline")
-        writer.frame(Trigger(frame), picture, seq, seq)
-        more: dict[str, Any] = {"bundle": "b", "worker": "w", "attempt": 1, "part_id": "", "trigger": 0}
-        more |= {"latency_ms": 1.0, "left_ms": 1.0, "wall": 0.0, "stages": {}}
-        more |= {"score": 0.5, "threshold": 1.0, "regions": ()}
-        writer.outcome(m.Outcome(row=seq, key=key, verdict="PASS", reason=0, **more), seq)
-    writer.close()
-    good, bad = path.read_bytes(), folder / "bad.mcap"
+    sound = [_recorded(folder / f"{compression}.mcap", picture, compression) for compression in KINDS]
+    bad = folder / "bad.mcap"
 
     def case(rng: Random, number: int) -> str:
-        bad.write_bytes(damaged(good, rng))
+        bad.write_bytes(damaged(rng.choice(sound), rng))
         try:
             found = [item for item in read_recording(bad) if isinstance(item, RecordedFrame)]
         except RecordingError:
@@ -150,3 +142,18 @@ def recordings(folder: Path) -> Iterator[Case]:
         return "whole" if len(pictures) == 6 else "in part"
 
     yield case
+
+
+def _recorded(path: Path, picture: NDArray[Any], compression: Compression) -> bytes:
+    """Return a recording of six frames and their outcomes."""
+    writer = RecordingWriter(path, RecordingMeta("l", 0.0, 0.0), compression)
+    for seq in range(6):
+        key = m.FrameKey("l", "cam", 1, seq)
+        frame = m.Frame(key, 0.0, 100.0, picture.shape, "uint8", "gray", checksum(picture), "inline")
+        writer.frame(Trigger(frame), picture, seq, seq)
+        more: dict[str, Any] = {"bundle": "b", "worker": "w", "attempt": 1, "part_id": "", "trigger": 0}
+        more |= {"latency_ms": 1.0, "left_ms": 1.0, "wall": 0.0, "stages": {}}
+        more |= {"score": 0.5, "threshold": 1.0, "regions": ()}
+        writer.outcome(m.Outcome(row=seq, key=key, verdict="PASS", reason=0, **more), seq)
+    writer.close()
+    return path.read_bytes()

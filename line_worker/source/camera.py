@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from line_worker.config import CameraSource
 
 QUEUE_FRAMES = 4
+ENOUGH = 2  # pictures in a row that come as they are taken: the stream is live
 QUEUE_TRIGGERS = 4096  # with this many unread triggers nobody reads any more
 
 
@@ -122,6 +123,7 @@ class Grabber(threading.Thread):
             self._fail(str(error) if isinstance(error, SourceError) else self._trouble(f"failed ({error})"))
 
     def _read_all(self, capture: Any) -> None:
+        self._skip_backlog(capture)
         due = -math.inf
         period = 1 / self._config.rate if self._config.rate else 0.0
         while not self._stopping:
@@ -132,6 +134,17 @@ class Grabber(threading.Thread):
                 continue
             due = due + period if now - due < period else now + period
             self._offer(capture, now)
+
+    def _skip_backlog(self, capture: Any) -> None:
+        """Leave out what an RTSP stream showed while it was being opened: pictures of parts that are long gone."""
+        import cv2
+
+        if not str(self._config.device).startswith("rtsp"):
+            return
+        backlog = Backlog()
+        while not self._stopping and capture.grab():
+            if not backlog.holds(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, time.monotonic()):
+                return
 
     def _offer(self, capture: Any, now: float) -> None:
         room = self._pictures < QUEUE_FRAMES
@@ -165,6 +178,25 @@ class Grabber(threading.Thread):
 
     def _trouble(self, what: str) -> str:
         return f"{self._shown}: {what}; parts cannot be seen; check its power, cable and address, it is tried again"
+
+
+class Backlog:
+    """Tells pictures that have waited in a stream from those that come as they are taken. Pure."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float] | None = None
+        self._live = 0  # in a row
+
+    def holds(self, taken_s: float, now: float) -> bool:
+        """Whether a picture, taken at `taken_s` of the stream's own clock, has waited.
+
+        One that has waited comes much sooner after the one before than it was taken after it. Two in a row that did not
+        are live: a stream's first pictures may bear the same time.
+        """
+        last, self._last = self._last, (taken_s, now)
+        waited = last is None or now - last[1] < (taken_s - last[0]) / 2
+        self._live = 0 if waited else self._live + 1
+        return self._live < ENOUGH
 
 
 def _open(config: CameraSource) -> Any:
