@@ -30,12 +30,12 @@ class Watcher(Collector):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self._deadline_ms = {camera.name: camera.deadline_ms for camera in config.cameras}
+        self._config = config
         self.elapsed_ms: list[float] = []
 
     def deliver(self, outcome: Outcome, now: float) -> bool:
         """Keep `outcome`, and the time from t0 to now: what the hub counted, and the way here (one host, one clock)."""
-        at_hub = self._deadline_ms[outcome.key.camera] - outcome.left_ms
+        at_hub = self._config.deadline_ms(outcome.key.camera) - outcome.left_ms
         self.elapsed_ms.append(at_hub + (time.time() - outcome.wall) * 1000)
         return super().deliver(outcome, now)
 

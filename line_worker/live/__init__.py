@@ -60,7 +60,8 @@ class Live(QuietSink):
         self._headers: dict[FrameKey, Frame] = {}
         self._inline: dict[FrameKey, tuple[bytes, float]] = {}  # pictures out of messages, and when they came
         self._seen = RecentKeys()
-        self._board = Board(config.line.name, self._deadlines, sink.name)
+        parts = {parts.name: config.deadline_ms(parts.name) for parts in config.parts}
+        self._board = Board(config.line.name, self._deadlines | parts, sink.name, config.views())
         self._scores = Scores(self._deadlines)
         self._publish_at = float("-inf")
         self._painter: Painter | None = None
@@ -127,6 +128,8 @@ class Live(QuietSink):
         if self._painter is not None and outcome.key not in self._seen:
             self._seen.add(outcome.key)
             self._board.take(outcome, now)
+            if outcome.key.camera not in self._deadlines:
+                return True  # parts of several cameras have no picture of their own: their views are shown
             self._scores.take(outcome)
             part = part_of(outcome, self._deadlines.get(outcome.key.camera))
             self._painter.take(Job(outcome.key, part, frame, inline))

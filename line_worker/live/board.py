@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from line_worker.live.words import REASONS, STATES, STOPS
@@ -20,11 +20,13 @@ _REASONS = {reason.name: words for reason, words in REASONS.items() if words}
 class Board:
     """Hears what the hub says; `view` is what there is to show.
 
-    deadlines: milliseconds by camera. own: the page's own name among the sinks.
+    deadlines: milliseconds by camera, and by the name of parts that several cameras look at. own: the page's own name
+    among the sinks. views: cameras whose pictures count only together with others': they are no parts.
     """
 
-    def __init__(self, line: str, deadlines: Mapping[str, float], own: str = "") -> None:
+    def __init__(self, line: str, deadlines: Mapping[str, float], own: str = "", views: Collection[str] = ()) -> None:
         self._line, self._deadlines, self._own = line, dict(deadlines), own
+        self._views = frozenset(views)
         self._passed: dict[str, deque[bool]] = {name: deque(maxlen=WINDOW) for name in deadlines}
         self._latencies: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in deadlines}
         self._times: deque[float] = deque(maxlen=WINDOW)
@@ -38,7 +40,8 @@ class Board:
         if camera in self._deadlines:
             self._passed[camera].append(outcome.passed)
             self._latencies[camera].append(outcome.latency_ms)
-            self._times.append(now)
+            if camera not in self._views:
+                self._times.append(now)
 
     def beat(self, state: HubState, now: float) -> None:
         """Take the hub's state."""
@@ -61,7 +64,7 @@ class Board:
             "threshold_changes": self._told.get("threshold_changes", []),
             "alarms": [alarm["text"] for alarm in self._told.get("alarms", ())],
             "parts_a_second": self._pace(now),
-            "recent": self._rejects(self._passed.values()),
+            "recent": self._rejects(passed for name, passed in self._passed.items() if name not in self._views),
         }
 
     def _station(self, now: float) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class Records:
 
     def __init__(self, painter: Painter, config: Config, sink: LiveSink) -> None:
         self._painter, self._line = painter, config.line.name
-        self._deadlines = {camera.name: camera.deadline_ms for camera in config.cameras}
+        names = [*(camera.name for camera in config.cameras), *(parts.name for parts in config.parts)]
+        self._deadlines = {name: config.deadline_ms(name) for name in names}
         self._store = config.store_path
         self._folders = (config.live_path(sink), config.store_path / "crops")
         self.judgements = Judgements(config.store_path)

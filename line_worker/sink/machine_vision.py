@@ -48,9 +48,10 @@ STATES = {
 
 
 def simulated_cameras(config: Config) -> frozenset[str]:
-    """Name the cameras whose parts are drawn or recorded; all of them where workers carry no model."""
-    made_up = (c.name for c in config.cameras if config.workers.stub or c.source.kind in ("synthetic", "replay"))
-    return frozenset(made_up)
+    """Name the cameras, and parts of several, that are drawn or recorded; all of them where workers carry no model."""
+    stub, drawn = config.workers.stub, ("synthetic", "replay")
+    made_up = frozenset(camera.name for camera in config.cameras if stub or camera.source.kind in drawn)
+    return made_up | {parts.name for parts in config.parts if made_up & {*parts.cameras}}
 
 
 def result_of(outcome: Outcome, *, simulated: bool) -> dict[str, Any]:
@@ -84,6 +85,15 @@ def _content(outcome: Outcome) -> dict[str, Any]:
         "PValue": outcome.p_value,
         "Trigger": outcome.trigger,
         "Regions": [asdict(region) for region in outcome.regions],
+        "Views": [
+            {
+                "Camera": view.key.camera,
+                "ResultId": str(view.key),
+                "Verdict": view.verdict,
+                "Reason": Reason(view.reason).name,
+            }
+            for view in outcome.views
+        ],
     }
 
 

@@ -71,6 +71,7 @@ class Shadow(QuietSink):
 
     def __init__(self, sink: ShadowSink, config: Config, load: Callable[[], Bundle] | None = None) -> None:
         self._load = load or (lambda: second_bundle(sink))
+        self._cameras = frozenset(camera.name for camera in config.cameras)
         self._folder = config.shadow_path(sink)
         self._pictures = CropFolder(self._folder, int(sink.quota_mb * 1e6))
         self._patience_s = max(camera.deadline_ms for camera in config.cameras) / 1000 + PATIENCE_S
@@ -123,8 +124,8 @@ class Shadow(QuietSink):
         """Have the part judged whose picture is here."""
         run = self._running()
         pixels, _ = self._held.pop(outcome.key, (None, 0.0))
-        if run is None or outcome.key in self._told:
-            return True
+        if run is None or outcome.key in self._told or outcome.key.camera not in self._cameras:
+            return True  # parts of several cameras have no picture of their own
         self._told.add(outcome.key)
         run.saw(outcome.row)
         if pixels is None:
