@@ -190,7 +190,7 @@ def page(
     browsers: Annotated[int, typer.Option(min=1, max=12, help="Browsers that look at the page.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, help="Turns without and with them.")] = 3,
     model: Model = "stub",
-    rate: Rate = 25,
+    rate: Rate = 20,
     seconds: Seconds = 10,
     size: Size = "1024x1024",
     workers: Workers = 2,

@@ -1,18 +1,19 @@
 """What a replay is compared with: a recording without its pixels, and how two outcomes of one picture may differ.
 
 A verdict or reason that changed, a score that moved by more than the recording's tolerance, and a frame that was not
-decided are differences. Not compared, but counted: frames whose picture the recording lacks, and outcomes that were a
-matter of time or of the station then (DEADLINE, OVERLOAD, ...), which say nothing about the picture.
+decided are differences. A replay judges by the bundle's own limit; where another one held when the part was recorded,
+its score is held against that. Not compared, but counted: frames whose picture the recording lacks, and outcomes that
+were a matter of time or of the station then (DEADLINE, OVERLOAD, ...), which say nothing about the picture.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from line_worker.errors import RecordingError
-from line_worker.verdicts import Reason, Verdict, reason_of
+from line_worker.verdicts import Reason, Verdict, reason_of, verdict_of
 from line_worker.wire.messages import Frame, FrameKey, Outcome
 from line_worker.wire.recording import Recording
 
@@ -154,7 +155,7 @@ def compare(recorded: Recorded, outcomes: dict[tuple[str, int], Outcome], second
 
 
 def _difference(frame: Frame, then: Outcome, now: Outcome, tolerance: float) -> Difference | None:
-    name = (str(frame.key), frame.part_id)
+    name, now = (str(frame.key), frame.part_id), _as_then(now, then)
     if now.reason not in ABOUT_THE_PICTURE:
         return Difference(*name, "lost", _words(then), _words(now))
     if (now.verdict, now.reason) != (then.verdict, then.reason):
@@ -162,6 +163,15 @@ def _difference(frame: Frame, then: Outcome, now: Outcome, tolerance: float) -> 
     if not _close(then, now, tolerance):
         return Difference(*name, "score", f"{then.score}", f"{now.score}")
     return None
+
+
+def _as_then(now: Outcome, then: Outcome) -> Outcome:
+    """Return `now` as it would be with the limit that somebody had set for its bundle then."""
+    if now.bundle != then.bundle or now.score is None or then.threshold in (None, now.threshold):
+        return now
+    assert then.threshold is not None
+    reason = Reason.ANOMALY if now.score > then.threshold else Reason.NONE
+    return replace(now, threshold=then.threshold, reason=int(reason), verdict=verdict_of(reason))
 
 
 def _close(then: Outcome, now: Outcome, tolerance: float) -> bool:

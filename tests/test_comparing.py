@@ -97,6 +97,23 @@ def test_differences(tmp_path: Path, then: Outcome | None, now: Outcome | None, 
     assert f"l/cam/9/0 (p0): {what}: " in render(found)
 
 
+@pytest.mark.parametrize(
+    ("limit", "reason", "bundle", "differences"),
+    [
+        (20.0, Reason.NONE, "b", 0),
+        (20.0, Reason.NONE, "c", 1),  # another bundle has its own limit
+        (20.0, Reason.ANOMALY, "b", 1),
+        (10.0, Reason.ANOMALY, "b", 0),
+    ],
+)
+def test_a_limit_that_held_then_holds_in_the_comparison(
+    tmp_path: Path, limit: float, reason: Reason, bundle: str, differences: int
+) -> None:
+    then = dataclasses.replace(outcome(0, reason, 15.0), threshold=limit)
+    now = dataclasses.replace(outcome(0, Reason.ANOMALY, 15.0), bundle=bundle * 64)  # the bundle's own limit is 10
+    assert len(one(tmp_path, then, now).differences) == differences
+
+
 @given(st.floats(0, 20), st.floats(-1, 1))
 def test_scores_may_differ_by_the_tolerance_of_the_threshold(score: float, share: float) -> None:
     then, now = outcome(0, score=score), outcome(0, score=score + share * TOLERANCE * 10.0 * 0.999)
