@@ -12,7 +12,7 @@ TORCH_ARGS ?=
 # what the tests need; with EXTRAS=test,basler those of Basler cameras run, too
 EXTRAS ?= test
 
-.PHONY: demo test check format slow drill fuzz axe camera cluster live wheel clean
+.PHONY: demo test check format slow long drill fuzz axe camera cluster live wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/line-worker demo
 
@@ -22,6 +22,10 @@ test: $(VENV)/.tests
 # long runs: many more steps of the state machine and the message fuzzing
 slow: $(VENV)/.tests
 	HYPOTHESIS_PROFILE=slow $(BIN)/pytest tests/test_ledger_machine.py tests/test_messages.py tests/test_batching.py --timeout 3600
+
+# the tests that `make test` leaves out because it should end within 15 minutes
+long: $(VENV)/.tests
+	$(BIN)/pytest -m long
 
 # ten minutes of breaking a line on purpose
 drill: $(VENV)/.installed
@@ -48,7 +52,7 @@ camera: $(VENV)/.tests
 
 # ten minutes of the page in a browser: it must not grow
 live: $(VENV)/.tests
-	LIVE_MINUTES=10 $(BIN)/pytest tests/test_live_browser.py -k grow --timeout 1200
+	LIVE_MINUTES=10 $(BIN)/pytest tests/test_live_browser.py -m long -k grow --timeout 1200
 
 define timed
 	@start=$$(date +%s); echo "== $(1)"; $(2); echo "== $(1): $$(( $$(date +%s) - start )) s"

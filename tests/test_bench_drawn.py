@@ -34,6 +34,7 @@ def test_a_category_is_laid_out_with_masks(tmp_path):
         assert sample.mask is None or read_image(sample.mask).any()
 
 
+@pytest.mark.long
 def test_it_says_what_each_object_came_to(monkeypatch, capsys):
     monkeypatch.setattr(drawn, "SIZE", (96, 128))
     monkeypatch.setattr(drawn, "KINDS", (Kind("washer", pose="none"),))

@@ -8,8 +8,12 @@ import pytest
 
 from line_worker.cli import main
 
+LONG = pytest.mark.long
 
-@pytest.mark.parametrize("via", ["modbus", "opcua", "s7", "opcua-client", "ethernet-ip"])
+
+@pytest.mark.parametrize(
+    "via", ["modbus", pytest.param("opcua", marks=LONG), "s7", pytest.param("opcua-client", marks=LONG), "ethernet-ip"]
+)
 def test_every_outcome_is_seen_by_the_plc(via: str, capsys: pytest.CaptureFixture[str]) -> None:
     needs = {"opcua": "asyncua", "opcua-client": "asyncua", "s7": "snap7", "ethernet-ip": "cpppo"}.get(via, "pymodbus")
     pytest.importorskip(needs, reason=f"{needs} is missing: pip install 'line-worker[test]'")

@@ -118,8 +118,8 @@ def free_port() -> int:
 
 def config_in(folder: Path, **sink: Any) -> Config:
     source = {"kind": "synthetic", "part": "noise", "width": 160, "height": 120}
-    trigger = {"kind": "sink", "sink": "http", "timeout_ms": 1500}
-    camera = {"deadline_ms": 2000, "max_frame_mb": 1, "source": source, "trigger": trigger}
+    trigger = {"kind": "sink", "sink": "http", "timeout_ms": 4000}
+    camera = {"deadline_ms": 5000, "max_frame_mb": 1, "source": source, "trigger": trigger}
     line = {"name": f"t{os.getpid()}", "runtime": str(folder / "run"), "data": str(folder / "data"), "live": False}
     return parse(
         {

@@ -258,6 +258,7 @@ def test_history_is_searched(page: Chromium) -> None:
     page.until("document.getElementById('closer-verdict').textContent === 'REJECT: Looks unlike good parts'")
 
 
+@pytest.mark.long
 def test_the_page_does_not_grow(page: Chromium) -> None:
     def size() -> tuple[int, int]:
         page.eval("gc(); 0")

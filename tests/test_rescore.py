@@ -90,6 +90,7 @@ def test_recorded_verdicts_that_change_are_named(bundle, recording, tmp_path, ca
     assert "PASS -> NO_DECISION  l/cam/7/2" in words
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on_where_it_stopped(bundle, folder, tmp_path):
     whole = list(rescore([folder], bundle, 1))
     first = Results(tmp_path / "r.jsonl", whole[0]["bundle"], resume=False)
@@ -103,6 +104,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bundle, folder, tmp_path):
     assert not first.part.exists()
 
 
+@pytest.mark.long
 def test_a_process_that_dies_ends_the_run_and_loses_nothing(bundle, folder):
     verdicts = rescore([folder] * 40, bundle, 2)
     assert next(verdicts)["number"] == 0

@@ -79,6 +79,7 @@ def test_a_process_is_read_from_proc(tmp_path: Path) -> None:
     assert look(7, 0.0, tmp_path) is None
 
 
+@pytest.mark.long
 def test_every_process_of_a_line_is_watched() -> None:
     seen: list[float] = []
     found = soak(Load(rate=40, width=64, height=64, workers=1), 0.1, 20, seen.append)

@@ -86,6 +86,7 @@ def test_the_summary_is_mean_and_sample_deviation():
     assert summary([one(0.9, 0.8, 0.0)])["au_pro"] == {"mean": 0.8, "std": None}
 
 
+@pytest.mark.long
 def test_a_real_split_is_trained_and_judged_on_what_it_has_not_seen(category):
     stages = {}
     todo = plan(category, steps=4, pixels=1 << 14, repeats=0, false_reject=0.05, seed=4)

@@ -34,6 +34,7 @@ from line_worker.verdicts import StopCause
 TEXT = as_structured_text(base=100, window_ms=250)
 
 
+@pytest.mark.long
 def test_a_real_parser_accepts_it() -> None:
     blark = pytest.importorskip("blark.parse", reason="blark is missing: pip install 'line-worker[test]'")
     assert blark.parse_source_code(TEXT).exception is None

@@ -71,6 +71,7 @@ def alike(one: Bundle, two: Bundle) -> bool:
     return all(np.array_equal(one.arrays[name], two.arrays[name]) for name in one.arrays)
 
 
+@pytest.mark.long
 def test_same_seed_same_scores_whatever_the_threads(once, tmp_path):
     good, result = once
     assert alike(result.bundle, train(quick(good, tmp_path / "b", threads=2)).bundle)

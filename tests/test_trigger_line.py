@@ -37,8 +37,8 @@ def free_port() -> int:
 def config_in(folder: Path, mode: str, **more: Any) -> Config:
     def camera(name: str) -> dict[str, Any]:
         source = {"kind": "synthetic", "part": "noise", "width": 160, "height": 120}
-        trigger = {"kind": "sink", "sink": "plc", "timeout_ms": 1500}
-        return {"name": name, "deadline_ms": 2000, "max_frame_mb": 1, "source": source, "trigger": trigger}
+        trigger = {"kind": "sink", "sink": "plc", "timeout_ms": 2500}
+        return {"name": name, "deadline_ms": 3000, "max_frame_mb": 1, "source": source, "trigger": trigger}
 
     return parse(
         {
