@@ -1,7 +1,8 @@
 """`line-worker audit`: do the books balance? Proves from the hub's journal that nothing was lost.
 
 For every camera and epoch: announced = PASS + FAIL + NO_DECISION, every key once, every verdict beside a reason that
-allows it, every PASS with a bundle and a score under its threshold. The journal is opened read-only, also while the
+allows it, every PASS with a bundle and a score under its threshold, and where several cameras have looked at a part,
+with the rows of the views that it names. The journal is opened read-only, also while the
 hub runs: what is then announced and not yet decided gets a moment to be decided before it counts as missing.
 """
 
@@ -162,6 +163,13 @@ _UNSOUND = (
     f"SELECT seq {_OF_EPOCH} AND verdict = 'PASS' "
     "AND (score IS NULL OR threshold IS NULL OR score > threshold OR bundle = '')"
 )
+_UNSEEN = (  # a view that passed by what the part says, and not by its own row
+    f"SELECT DISTINCT part.seq {_OF_EPOCH.replace('outcomes', 'outcomes AS part, json_each(part.detail, ?) AS view')} "
+    "AND part.verdict = 'PASS' AND part.detail LIKE '%\"views\"%' AND view.value ->> '$.verdict' = 'PASS' "
+    "AND NOT EXISTS (SELECT 1 FROM outcomes AS own WHERE own.line = part.line AND own.verdict = 'PASS' "
+    "AND own.camera = view.value ->> '$.key.camera' AND own.epoch = view.value ->> '$.key.epoch' "
+    "AND own.seq = view.value ->> '$.key.seq')"
+)
 
 
 def _books(db: sqlite3.Connection, name: Name, announced: int, counts: Counter[tuple[str, int]]) -> Books:
@@ -184,7 +192,11 @@ def _books(db: sqlite3.Connection, name: Name, announced: int, counts: Counter[t
         missing=missing,
         unannounced=unannounced,
         double=double,
-        wrong=(*_contradictions(counts), *(f"PASS of {seq} without proof" for (seq,) in db.execute(_UNSOUND, name))),
+        wrong=(
+            *_contradictions(counts),
+            *(f"PASS of {seq} without proof" for (seq,) in db.execute(_UNSOUND, name)),
+            *(f"PASS of {seq} by a view that did not" for (seq,) in db.execute(_UNSEEN, ("$.views", *name))),
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from line_worker.errors import JournalError
 from line_worker.hub.journal import Journal
 from line_worker.hub.ledger import Decision, Part
 from line_worker.verdicts import Reason
-from line_worker.wire.messages import FrameKey
+from line_worker.wire.messages import FrameKey, View
 
 PASS, FAIL, GAP = Reason.NONE, Reason.ANOMALY, Reason.GAP
 
@@ -123,6 +124,21 @@ def test_an_outcome_that_contradicts_itself_is_named(good: Path, command: str, s
     found = audit(good)
     assert found.epochs[0].wrong == (says,)
     assert not to_json(found)["balanced"]
+
+
+@pytest.mark.parametrize(("seen", "wrong"), [((0, 2), ()), ((0, 3), ("PASS of 0 by a view that did not",))])
+def test_a_part_passes_with_the_rows_of_its_views_only(
+    good: Path, seen: tuple[int, ...], wrong: tuple[str, ...]
+) -> None:
+    views = tuple(View(FrameKey("l", "cam", 1, seq), "PASS", 0, 0.5, 1.0) for seq in seen)
+    part = _part(0, PASS, camera="pairs")
+    assert part.decision is not None
+    part.decision = replace(part.decision, views=views)
+    journal = Journal(good, "l")
+    journal.write([part], {("pairs", 1): 1}, {})
+    journal.close()
+    [books] = [books for books in audit(good).epochs if books.camera == "pairs"]
+    assert books.wrong == wrong
 
 
 def test_the_audit_changes_nothing_and_runs_beside_the_hub(good: Path) -> None:
