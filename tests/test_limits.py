@@ -49,7 +49,7 @@ def test_a_higher_limit_has_to_be_asked_for_as_such() -> None:
     checked(change(None), less_sensitive=False)
 
 
-@pytest.mark.parametrize("who", ["", "x" * 65, None, 3])
+@pytest.mark.parametrize("who", ["", "x" * 65, None, 3, "Ada\nGrace"])
 def test_nobody_changes_nothing(who: Any) -> None:
     with pytest.raises(ConfigError, match="needs a name"):
         checked(change(0.9, who=who), less_sensitive=False)

@@ -88,7 +88,7 @@ def checked(change: Change, *, less_sensitive: bool) -> Change:
         ConfigError: the limit is no number above 0 or far too high, nobody asks for it, or not knowingly.
     """
     name, after, own = f"threshold of camera {change.camera}", change.after, change.own
-    if not isinstance(change.who, str) or not 0 < len(change.who) <= MAX_WHO:
+    if not isinstance(change.who, str) or not 0 < len(change.who) <= MAX_WHO or not change.who.isprintable():
         raise ConfigError(name, [f"who: a change needs a name of at most {MAX_WHO} letters"])
     if after is None:
         return change
