@@ -95,6 +95,21 @@ def test_pictures_come_as_the_nodes_say(camera, pixel_format, shape, dtype):
         frames.close()
 
 
+def test_a_camera_that_waits_for_its_trigger_takes_one_picture_for_each(camera):
+    waits = {"TriggerSelector": "FrameStart", "TriggerMode": "On", "TriggerSource": "Software"}
+    frames = source(nodes=SMALL | {"PixelFormat": "Mono8"} | waits)
+    try:
+        frames.open()
+        assert frames.fires
+        assert read(frames, 1, within_s=0.3) == []
+        for _ in range(3):
+            frames.fire()
+            assert len(read(frames, 1)) == 1
+        assert read(frames, 1, within_s=0.3) == []
+    finally:
+        frames.close()
+
+
 def test_lost_packets_make_gaps_with_a_cause_and_never_pictures(lossy):
     frames = source(packet_size=3000, resend=False, nodes=SMALL | {"PixelFormat": "Mono8"})
     try:
