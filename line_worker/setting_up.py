@@ -29,11 +29,15 @@ def _is(name: str, *values: str) -> Callable[[dict[str, str]], bool]:
     return lambda answers: answers[name] in values
 
 
+WITH_NODES = ("gige", "genicam", "basler")
+SOURCES = ("camera", *WITH_NODES, "folder", "video", "synthetic")
 QUESTIONS = (
     Question("line", "Name of this station (letters, digits, . _ -)", "station-1"),
     Question("camera", "Name of the camera", "top"),
-    Question("source", "Where do pictures come from", "camera", ("camera", "folder", "video", "synthetic")),
+    Question("source", "Where do pictures come from", "camera", SOURCES),
     Question("device", "Camera: device number, or rtsp://... or http://...", "0", asked=_is("source", "camera")),
+    Question("called", "Camera: serial number, address or name", "", asked=_is("source", *WITH_NODES)),
+    Question("producer", "GenTL producer of its vendor (.cti)", "producer.cti", asked=_is("source", "genicam")),
     Question("path", "Folder or video file", "images", asked=_is("source", "folder", "video")),
     Question("colour", "Are the pictures", "gray", ("gray", "bgr"), _is("source", "camera", "video")),
     Question("deadline_ms", "Milliseconds from the trigger until every part must have its answer", "200"),
@@ -107,7 +111,11 @@ def _camera(a: dict[str, str]) -> str:
 
 
 def _source(a: dict[str, str]) -> list[Row]:
-    kind = ("kind", _text(a["source"]), "camera | folder | video | synthetic | replay")
+    kind = ("kind", _text(a["source"]), "camera | gige | genicam | basler | folder | video | synthetic | replay")
+    if a["source"] in WITH_NODES:
+        producer = [("producer", _text(a["producer"]), "")] if a["source"] == "genicam" else []
+        called = ("device", _text(a["called"]), "`line-worker cameras` lists them; empty where there is only one")
+        return [kind, *producer, called, ("nodes", '{ PixelFormat = "Mono8" }', "set in this order, each read back")]
     if a["source"] == "camera":
         device = a["device"] if a["device"].isdigit() else _text(a["device"])
         return [kind, ("device", device, ""), ("colour", _text(a["colour"]), "gray | bgr")]

@@ -56,7 +56,7 @@ def test_answers_are_asked_for_and_checked(tmp_path):
         "d",
     ]
     words = run(tmp_path / "line.toml", text="\n".join([*asked, "d", ""]))[1]
-    assert "'tape' is none of camera, folder, video, synthetic" in words
+    assert "'tape' is none of camera, gige, genicam, basler, folder, video, synthetic" in words
     assert "'soon' is no number" in words
     config = load(tmp_path / "line.toml")
     assert (config.line.name, config.cameras[0].name, config.cameras[0].deadline_ms) == ("hall-7", "side", 350)
@@ -69,6 +69,13 @@ def test_answers_can_be_given_beforehand(tmp_path):
     config = load(tmp_path / "line.toml")
     assert config.cameras[0].source.device == "rtsp://user@cam/1"
     assert config.sinks[0].kind == "opcua"
+
+
+def test_a_camera_with_nodes_is_named_or_the_only_one(tmp_path):
+    run(tmp_path / "line.toml", text="\n".join(["", "", "genicam", "", "vendor.cti", *[""] * 9]))
+    source = load(tmp_path / "line.toml").cameras[0].source
+    assert (source.kind, source.device, source.producer) == ("genicam", "", tmp_path / "vendor.cti")
+    assert source.nodes == {"PixelFormat": "Mono8"}
 
 
 def test_a_line_that_is_there_is_not_overwritten(tmp_path):
