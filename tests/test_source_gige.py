@@ -108,6 +108,8 @@ def test_a_camera_that_waits_for_its_trigger_takes_one_picture_for_each(camera):
         assert read(frames, 1, within_s=0.3) == []
     finally:
         frames.close()
+        camera.kill()  # it would wait for triggers in the next test, too
+        camera.start()
 
 
 def test_lost_packets_make_gaps_with_a_cause_and_never_pictures(lossy):
