@@ -221,5 +221,8 @@ def test_map_and_limits_of_a_reject_are_drawn_where_the_part_lay(tiny_bundle: Pa
     box = failed.boxes[0]
     inside = under[box.y : box.y + box.h, box.x : box.x + box.w]
     assert inside[..., 1].max() > under[:20, :20, 1].max() + 50, "hot where the box is, the dim picture elsewhere"
+    flat = zone_limits(drawn.image, failed._replace(allowed=np.where(np.isfinite(failed.allowed), 2.0, np.inf)))
+    assert flat is not None
+    assert flat[-240:].std() < zones[-240:].std()
     [passed] = inspection.inspect([draw_part(np.random.default_rng(11), size=(240, 320)).image])
     assert zone_limits(drawn.image, passed) is None

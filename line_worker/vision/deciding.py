@@ -81,16 +81,15 @@ class Deciding(nn.Module):
 
     @torch.inference_mode()
     def allowed(self, errors: Tensor, expected: Tensor | None, threshold: float) -> Plane:
-        """Return the error at which each cell of one part alone would fail it, (rows, cols), by the map that decides.
+        """Return the error at which each cell of one part alone would fail it, (rows, cols), infinite where none can.
 
-        Infinite where nothing is judged.
+        Maps have units of their own: all cells are told by the one that decides at the worst of them.
         """
         texture = torch.zeros_like(errors) if expected is None else expected
         limits = self.mu + (self.centre + threshold / self.weight * self.scale + texture[0]) * self.spread
-        decides = self.maps(errors, expected)[0].argmax(0, keepdim=True)
-        found = limits.expand_as(errors[0]).gather(0, decides)[0]
+        worst = self.maps(errors, expected)[0].flatten(1).amax(1).argmax()
         judged = self.mask & (self.weight > 0)
-        return np.asarray(torch.where(judged, found, torch.inf).cpu().numpy(), np.float32)
+        return np.asarray(torch.where(judged, limits[worst], torch.inf).cpu().numpy(), np.float32)
 
     def _on_top(self, value: Tensor, deviation: Tensor) -> Tensor:
         """Return the deviation where `value` is among the object's top 10 %, elsewhere its smallest."""

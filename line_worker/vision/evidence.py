@@ -18,8 +18,9 @@ from line_worker.vision.crop import Picture, captioned, smaller_bgr, to_original
 if TYPE_CHECKING:
     from line_worker.vision.inspection import Inspected
 
-LONGEST = 640  # pixels of a picture's longer side
+LONGEST = 512  # pixels of a picture's longer side
 HOTTEST = 2.0  # times the limit: the end of the scale
+FLAT = 0.01  # of the limit: zones that differ by less are one; distances to a memory have none
 DIM = 0.25  # of the original, where nothing is judged
 BANNER = (60, 60, 60)  # BGR
 
@@ -49,7 +50,10 @@ def zone_limits(image: NDArray[Any], inspected: Inspected) -> Picture | None:
     low, high = (float(value) for value in np.percentile(judged, (2, 98)))
     allowed = np.where(np.isfinite(inspected.allowed), inspected.allowed, np.nan).astype(np.float32)
     picture, limits = _placed(image, inspected, allowed)
-    shown = _coloured(picture, (limits - low) / max(high - low, 1e-9), np.isfinite(limits))
+    if high - low < FLAT * abs(high):
+        shown = _coloured(picture, np.full_like(limits, 0.5), np.isfinite(limits))
+        return captioned(shown, f"error allowed: {high:.2f} everywhere", BANNER)
+    shown = _coloured(picture, (limits - low) / (high - low), np.isfinite(limits))
     return captioned(shown, f"error allowed: dark {low:.2f}, yellow {high:.2f}", BANNER)
 
 

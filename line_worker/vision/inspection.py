@@ -69,7 +69,7 @@ class Inspected(NamedTuple):
     None when the part was not scored. p_value: the chance that a good part scores this much or more. cells: float32
     (rows, cols), what was compared with the threshold; canonical: (H, W) of the picture that they divide. matrix:
     float64 (2, 3), canonical pixel -> original pixel. allowed: of an anomaly, float32 (rows, cols), the error at which
-    each zone alone would fail the part; infinite where nothing is judged.
+    each zone alone would fail the part, in the unit of its worst cell's; infinite where nothing is judged.
     """
 
     reason: Reason
