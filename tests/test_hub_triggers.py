@@ -98,6 +98,18 @@ def test_a_triggered_part_has_an_answer_without_any_camera(rig: Triggered) -> No
     assert rig.hub.ledger.counts["lost_trigger"] == 2
 
 
+def test_a_parts_clock_runs_from_its_trigger_whatever_the_source_says(rig: Triggered) -> None:
+    camera = source(rig, "cam")
+    worker, sink = rig.worker(), plc(rig)
+    rig.turns(0.1)
+    sink.say(m.Trigger("plc", 5, "A", 50.0, False))
+    camera.hears(m.Fire)
+    rig.turns(0.15)  # the source was stopped, and believes that the part has just come
+    camera.say(frame("cam", 5, "A"))
+    [lease] = worker.hears(m.Lease)
+    assert lease.slack_ms < 500 - 50 - 150
+
+
 def test_only_the_sink_of_the_configuration_triggers(rig: Triggered) -> None:
     camera = source(rig, "cam")
     stranger, sink = plc(rig, "stranger"), plc(rig)
