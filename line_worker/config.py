@@ -21,12 +21,16 @@ from line_worker.config_section import PORTS as PORTS
 from line_worker.config_section import Loopback, Name, Tcp
 from line_worker.config_section import Section as Section
 from line_worker.config_sinks import SINKS
+from line_worker.config_sinks import Broker as Broker
 from line_worker.config_sinks import EtherNetIpSink as EtherNetIpSink
 from line_worker.config_sinks import GpioSink as GpioSink
 from line_worker.config_sinks import HttpSink as HttpSink
+from line_worker.config_sinks import KafkaSink as KafkaSink
 from line_worker.config_sinks import LiveSink as LiveSink
 from line_worker.config_sinks import LogSink as LogSink
+from line_worker.config_sinks import MqttBroker as MqttBroker
 from line_worker.config_sinks import MqttSink as MqttSink
+from line_worker.config_sinks import NatsSink as NatsSink
 from line_worker.config_sinks import OpcUaClientSink as OpcUaClientSink
 from line_worker.config_sinks import OpcUaSink as OpcUaSink
 from line_worker.config_sinks import PlcSink as PlcSink
@@ -34,6 +38,7 @@ from line_worker.config_sinks import RecordSink as RecordSink
 from line_worker.config_sinks import S7Sink as S7Sink
 from line_worker.config_sinks import ShadowSink as ShadowSink
 from line_worker.config_sinks import Sink as Sink
+from line_worker.config_sinks import SparkplugSink as SparkplugSink
 from line_worker.config_sinks import StoreSink as StoreSink
 from line_worker.config_sinks import WebhookSink as WebhookSink
 from line_worker.config_sinks import WrittenPlc as WrittenPlc

@@ -11,6 +11,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from line_worker.config_brokers import BROKERS
+from line_worker.config_brokers import Broker as Broker
+from line_worker.config_brokers import KafkaSink as KafkaSink
+from line_worker.config_brokers import MqttBroker as MqttBroker
+from line_worker.config_brokers import MqttSink as MqttSink
+from line_worker.config_brokers import NatsSink as NatsSink
+from line_worker.config_brokers import SparkplugSink as SparkplugSink
 from line_worker.config_plcs import PLCS, Port
 from line_worker.config_plcs import EtherNetIpSink as EtherNetIpSink
 from line_worker.config_plcs import GpioSink as GpioSink
@@ -21,40 +28,6 @@ from line_worker.config_plcs import S7Sink as S7Sink
 from line_worker.config_plcs import WrittenPlc as WrittenPlc
 from line_worker.config_section import Name, Section
 from line_worker.wire.hosts import is_loopback
-
-
-class MqttSink(Section):
-    """An MQTT broker: outcomes as JSON with QoS 1, the station's state retained, a last will."""
-
-    durable: ClassVar[bool] = True
-    kind: Literal["mqtt"]
-    name: Name = "mqtt"
-    host: str = "127.0.0.1"
-    port: Port | None = None  # 1883, with TLS 8883
-    prefix: str = Field(default="line-worker", pattern=r"^[^/+#\x00]+(/[^/+#\x00]+)*$")  # of every topic
-    username: str = ""
-    password_file: Path | None = None  # mode 0400
-    tls: bool = False
-    ca: Path | None = None  # what signs the broker's certificate; default: whom this host trusts
-    certificate: Path | None = None  # our own, where the broker asks for one
-    private_key: Path | None = None
-
-    @property
-    def at_port(self) -> int:
-        """The broker's port."""
-        return self.port or (8883 if self.tls else 1883)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> MqttSink:
-        if not self.tls and (self.ca or self.certificate):
-            raise ValueError("ca and certificate are of no use without tls = true")
-        if (self.certificate is None) != (self.private_key is None):
-            raise ValueError("certificate and private_key go together")
-        if self.password_file and not self.username:
-            raise ValueError("password_file is of no use without username")
-        if self.password_file and not self.tls and not is_loopback(self.host):
-            raise ValueError("the password would cross the network in the clear; set tls = true")
-        return self
 
 
 class WebhookSink(Section):
@@ -179,6 +152,9 @@ Sink = Annotated[
     | EtherNetIpSink
     | GpioSink
     | MqttSink
+    | SparkplugSink
+    | NatsSink
+    | KafkaSink
     | WebhookSink
     | StoreSink
     | LogSink
@@ -188,13 +164,16 @@ Sink = Annotated[
     | HttpSink,
     Field(discriminator="kind"),
 ]
-SINKS: dict[str, type[Section]] = PLCS | {
-    "mqtt": MqttSink,
-    "webhook": WebhookSink,
-    "store": StoreSink,
-    "log": LogSink,
-    "record": RecordSink,
-    "shadow": ShadowSink,
-    "live": LiveSink,
-    "http": HttpSink,
-}
+SINKS: dict[str, type[Section]] = (
+    PLCS
+    | BROKERS
+    | {
+        "webhook": WebhookSink,
+        "store": StoreSink,
+        "log": LogSink,
+        "record": RecordSink,
+        "shadow": ShadowSink,
+        "live": LiveSink,
+        "http": HttpSink,
+    }
+)

@@ -286,3 +286,20 @@ def test_a_camera_s_checks_are_off_until_they_are_asked_for() -> None:
 def test_what_the_checks_may_be(path: str, value: Any, words: str) -> None:
     [problem] = problems(put(path, value))
     assert words in problem
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        {"kind": "sparkplug"},
+        {"kind": "nats"},
+        {"kind": "kafka"},
+        {"kind": "gpio", "pass_line": 1},
+        {"kind": "ethernet-ip", "host": "plc", "slot": "none"},
+        {"kind": "opcua-client", "url": "opc.tcp://plc", "nodes": "ns=2;s={name}"},
+    ],
+)
+def test_a_sink_survives_the_way_to_another_process(sink: dict[str, Any]) -> None:
+    raw = WHOLE | {"cameras": WHOLE["cameras"][:1], "sinks": [sink]}
+    config = parse(raw)
+    assert parse(json.loads(config.model_dump_json())) == config

@@ -254,9 +254,21 @@ def test_a_page_that_cannot_be_served_is_an_error(tmp_path: Path, taken: int) ->
 def test_a_broker_that_is_away_is_a_warning_because_nothing_is_lost(tmp_path: Path, taken: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = listener.getsockname()[1]
-    [(level, text)] = plant_of(tmp_path, kind="mqtt", port=free)
-    assert (level, "cannot be reached" in text) == (Level.WARNING, True)
-    assert plant_of(tmp_path, kind="mqtt", port=taken)[0][0] is Level.OK
+    for kind in ("mqtt", "sparkplug", "nats", "kafka"):
+        away, there = (
+            {"port": port} if kind in ("mqtt", "sparkplug") else {"servers": [f"127.0.0.1:{port}"]}
+            for port in (free, taken)
+        )
+        level, text = plant_of(tmp_path, kind=kind, **away)[-1]
+        assert (level, "cannot be reached" in text) == (Level.WARNING, True)
+        assert plant_of(tmp_path, kind=kind, **there)[-1][0] is Level.OK
+
+
+def test_digital_outputs_are_taken_for_a_moment(tmp_path: Path) -> None:
+    [(level, text)] = plant_of(tmp_path, kind="gpio", chip=str(tmp_path / "lines.jsonl"), pass_line=1, reject_line=2)
+    assert (level, text) == (Level.OK, f"{tmp_path}/lines.jsonl: pass 1, reject 2 are free, and reject")
+    [(level, text)] = plant_of(tmp_path, kind="gpio", chip="/dev/gpiochip-none", pass_line=1)
+    assert (level, "/dev/gpiochip-none" in text or "gpiod" in text) == (Level.ERROR, True)
 
 
 def test_a_webhook_whose_secret_is_missing_is_an_error(tmp_path: Path, taken: int) -> None:

@@ -75,6 +75,9 @@ ELSEWHERE: dict[int, tuple[str, ...]] = {
         "test_mqtt::test_a_line_whose_broker_is_down_for_a_while_loses_nothing",
         "test_mqtt::test_what_a_line_could_not_send_before_it_was_stopped_goes_out_after_its_next_start",
         "test_webhook::test_a_line_whose_server_fails_hangs_and_restarts_loses_nothing",
+        "test_nats::test_a_line_whose_server_is_down_for_a_while_loses_nothing",
+        "test_kafka::test_brokers_that_stand_still_store_nothing_that_counts_and_get_it_again",
+        "test_sparkplug::test_after_an_outage_the_station_is_born_again_and_nothing_is_missing",
     ),
     21: (
         "test_store::test_the_oldest_pictures_go_first",
@@ -87,6 +90,8 @@ ELSEWHERE: dict[int, tuple[str, ...]] = {
         "test_s7::test_a_plc_that_is_killed_and_restarted_begins_anew_and_gets_nothing_old",
         "test_s7::test_over_a_slow_wire_everything_arrives_and_over_a_slower_one_nothing_passes",
         "test_s7::test_a_wire_that_dies_in_silence_is_noticed_and_replaced",
+        "test_written_plcs::test_every_verdict_arrives_once_and_in_order_also_after_the_plc_was_killed_and_stopped",
+        "test_written_plcs::test_a_wire_that_is_slow_or_dies_in_silence",
         "test_plc_handshake::test_no_pass_while_the_plc_heartbeat_is_stale_and_none_comes_back",
     ),
     25: ("test_plc::test_one_part_behind_is_a_fault_until_the_plc_synchronises",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from line_worker.config import Config, parse
 from line_worker.errors import SinkError
 from line_worker.sink.mqtt import Mqtt
 from line_worker.wire.messages import FrameKey, HubState, Outcome
+from mqtt_broker import HOST, MOSQUITTO, Mosquitto, certificate
+from plc_station import wait_for
 
 pytest.importorskip("paho.mqtt", reason="paho-mqtt is missing: pip install 'line-worker[mqtt]'")
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
-HOST = "127.0.0.1"
-MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is missing: apt-get install mosquitto")
 
 
@@ -55,55 +54,6 @@ def line(port: int, **sink: Any) -> Config:
 
 def sink_of(config: Config) -> Mqtt:
     return Mqtt(config.sinks[0], config)  # type: ignore[arg-type]
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
-@dataclass
-class Mosquitto:
-    """A broker that keeps what it has confirmed, also when it is killed."""
-
-    folder: Path
-    more: str = "allow_anonymous true"
-    port: int = 0
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Mosquitto:
-        if not self.port:
-            with socket.create_server((HOST, 0)) as free:
-                self.port = free.getsockname()[1]
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / "mosquitto.conf").write_text(
-            f"listener {self.port} {HOST}\n{self.more}\nuser root\npersistence true\n"
-            f"persistence_location {self.folder}/\nautosave_interval 1\nautosave_on_changes true\n"
-        )
-        command = [str(MOSQUITTO), "-c", str(self.folder / "mosquitto.conf")]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(self._listens)
-        return self
-
-    def _listens(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, "mosquitto has ended"
-        try:
-            socket.create_connection((HOST, self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def send(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
@@ -367,24 +317,6 @@ def test_what_a_line_could_not_send_before_it_was_stopped_goes_out_after_its_nex
 
 
 # ---- TLS and passwords -----------------------------------------------------------------------------------------------
-
-
-def certificate(folder: Path, names: list[str]) -> tuple[Path, Path]:
-    """Make a self-signed certificate for `names` and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.x509.oid import ExtendedKeyUsageOID
-
-    cert_gen = pytest.importorskip(
-        "asyncua.crypto.cert_gen", reason="asyncua is missing: pip install 'line-worker[opcua]'"
-    )
-    key = cert_gen.generate_private_key()
-    made = cert_gen.generate_self_signed_app_certificate(
-        key, names[0], {}, [x509.DNSName(name) for name in names], [ExtendedKeyUsageOID.SERVER_AUTH]
-    )
-    (folder / "broker.key").write_bytes(cert_gen.dump_private_key_as_pem(key))
-    (folder / "broker.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    return folder / "broker.pem", folder / "broker.key"
 
 
 @pytest.fixture

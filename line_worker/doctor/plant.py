@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from line_worker.config import Config, GpioSink, HttpSink, LiveSink, MqttSink, OpcUaSink, WebhookSink
+from line_worker.config import Broker, Config, GpioSink, HttpSink, LiveSink, OpcUaSink, WebhookSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.doctor.ways import Check, free
 from line_worker.errors import SinkError
@@ -36,8 +36,8 @@ def plant_checks(config: Config, *, running: bool) -> Iterator[tuple[str, Check]
             yield what, partial(check_live, what, sink, running=running)
         if isinstance(sink, HttpSink):
             yield what, partial(check_http, what, sink, running=running)
-        if isinstance(sink, MqttSink):
-            yield what, partial(check_mqtt, what, sink)
+        if isinstance(sink, Broker):
+            yield what, partial(check_broker, what, sink)
         if isinstance(sink, WebhookSink):
             yield what, partial(check_webhook, what, sink)
 
@@ -95,12 +95,22 @@ def check_http(what: str, sink: HttpSink, *, running: bool) -> Iterator[Finding]
         yield error(what, str(failure), "no part can be announced until it is put right")
 
 
-def check_mqtt(what: str, sink: MqttSink) -> Iterator[Finding]:
-    """The client's library is installed, the broker can be reached, and its certificate fits."""
-    yield from _installed(what, "paho", "mqtt")
-    yield _answers(what, "the broker", sink.host, sink.at_port, sink.ca if sink.tls else None, tls=sink.tls)
-    if not is_loopback(sink.host) and not sink.tls:
-        yield warning(what, f"outcomes cross the network to {sink.host} in the clear", "set tls = true")
+_LIBRARIES = {"mqtt": "paho", "sparkplug": "google.protobuf", "nats": "nats", "kafka": "confluent_kafka"}
+
+
+def check_broker(what: str, sink: Broker) -> Iterator[Finding]:
+    """The client's library is installed, the broker can be reached, and its certificate fits.
+
+    With NATS encryption begins after its own greeting: there the certificate is not looked at.
+    """
+    kind = str(getattr(sink, "kind", ""))
+    yield from _installed(what, _LIBRARIES[kind], kind)
+    tls = sink.tls and kind != "nats"
+    for host, port in sink.places:
+        yield _answers(what, "the broker", host, port, sink.ca if tls else None, tls=tls)
+    away = [host for host, _ in sink.places if not is_loopback(host)]
+    if away and not sink.tls:
+        yield warning(what, f"outcomes cross the network to {', '.join(away)} in the clear", "set tls = true")
 
 
 def check_webhook(what: str, sink: WebhookSink) -> Iterator[Finding]:
@@ -118,8 +128,15 @@ def check_webhook(what: str, sink: WebhookSink) -> Iterator[Finding]:
 
 
 def _installed(what: str, module: str, extra: str) -> Iterator[Finding]:
-    if importlib.util.find_spec(module) is None:
+    if not _found(module):
         yield error(what, f"{module} is not installed: this sink does nothing", f"pip install line-worker[{extra}]")
+
+
+def _found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is a part of is not there
+        return False
 
 
 def _answers(what: str, who: str, host: str, port: int, ca: Path | None, *, tls: bool) -> Finding:

@@ -140,6 +140,18 @@ def make_sink(sink: SinkConfig, config: Config) -> Sink:
         from line_worker.sink.mqtt import Mqtt
 
         return Mqtt(sink, config)
+    if sink.kind == "sparkplug":
+        from line_worker.sink.sparkplug import Sparkplug
+
+        return Sparkplug(sink, config)
+    if sink.kind == "nats":
+        from line_worker.sink.nats import Nats
+
+        return Nats(sink, config)
+    if sink.kind == "kafka":
+        from line_worker.sink.kafka import Kafka
+
+        return Kafka(sink, config)
     if sink.kind == "webhook":
         from line_worker.sink.webhook import Webhook
 

@@ -11,14 +11,15 @@ journal. An outcome whose confirmation was lost is sent again: ResultId tells, i
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from line_worker.errors import SinkError
 from line_worker.sink import QuietSink
-from line_worker.sink.machine_vision import jsonable, result_of, silent_state, simulated_cameras, state_of
+from line_worker.sink.machine_vision import result_of, silent_state, simulated_cameras, state_of
+from line_worker.sink.messages import encoded
+from line_worker.sink.mqtt.message import Message
 from line_worker.sink.recent import RecentKeys
 
 if TYPE_CHECKING:
@@ -61,14 +62,18 @@ class Mqtt(QuietSink):
                 f"sink {self._sink.name}: paho-mqtt is not installed ({error}); outcomes stay with the hub; "
                 "pip install line-worker[mqtt]"
             ) from error
-        self._broker = Broker(self._sink, self._client_id, f"{self._base}/online")
+        self._broker = Broker(self._sink, self._client_id)
         self._connect()
 
     def _connect(self) -> None:
         assert self._broker is not None, "deliver before open"
         self._told = {}
-        self._broker.connect()
+        self._broker.connect(self._presence(False))
+        self._broker.publish(self._presence(True))
         self._tell()
+
+    def _presence(self, there: bool) -> Message:
+        return Message(f"{self._base}/online", encoded({"Online": there}), retain=True)
 
     def deliver(self, outcome: Outcome, now: float) -> bool:
         """Send `outcome` off; `settle` says whether it has arrived.
@@ -83,7 +88,7 @@ class Mqtt(QuietSink):
         if not self._broker.connected:
             self._connect()
         result = result_of(outcome, simulated=outcome.key.camera in self._simulated)
-        receipt = self._broker.publish(f"{self._base}/{outcome.key.camera}/result", _encoded(result))
+        receipt = self._broker.publish(Message(f"{self._base}/{outcome.key.camera}/result", encoded(result)))
         self._waiting.append((outcome.key, receipt))
         return True
 
@@ -127,7 +132,7 @@ class Mqtt(QuietSink):
     def _tell(self) -> None:
         assert self._broker is not None
         if self._state != self._told:
-            self._broker.publish(f"{self._base}/state", _encoded(self._state), retain=True)
+            self._broker.publish(Message(f"{self._base}/state", encoded(self._state), retain=True))
             self._told = self._state
 
     def reachable(self) -> tuple[bool, str]:
@@ -139,9 +144,5 @@ class Mqtt(QuietSink):
     def close(self) -> None:
         """Say that we are offline, and leave."""
         if self._broker is not None:
-            self._broker.close()
+            self._broker.close(self._presence(False))
             self._broker = None
-
-
-def _encoded(value: dict[str, Any]) -> bytes:
-    return json.dumps(jsonable(value), ensure_ascii=False, separators=(",", ":")).encode()

@@ -6,24 +6,28 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from paho.mqtt.client import Client, MQTTMessageInfo
+from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion
 
 from line_worker.errors import SinkError
+from line_worker.sink.mqtt.message import Message
 from line_worker.sink.secret import read_secret
 
 if TYPE_CHECKING:
-    from line_worker.config import MqttSink
+    from line_worker.config import MqttBroker
 
 CONNECT_S = 3.0
 CONFIRM_S = 5.0
 KEEPALIVE_S = 5  # a broker that answers nothing for so long is gone; it gives us one and a half times as long
 IN_FLIGHT = 64
-ONLINE, OFFLINE = b'{"Online":true}', b'{"Online":false}'
+HEARD = 100  # messages that wait for `heard`
+SOON_S = 0.002
 
 Receipt = MQTTMessageInfo
 
@@ -41,26 +45,28 @@ class _ClosedOnFailure(ssl.SSLSocket):
 
 
 class Broker:
-    """Publishes with QoS 1; `online` is the topic that says whether we are there."""
+    """Publishes, and hears what is published to the topics that it subscribes to."""
 
-    def __init__(self, sink: MqttSink, client_id: str, online: str) -> None:
-        self._sink, self._client_id, self._online = sink, client_id, online
+    def __init__(self, sink: MqttBroker, client_id: str) -> None:
+        self._sink, self._client_id = sink, client_id
         self._client: Client | None = None
         self._answered, self._refusal = threading.Event(), ""
         self.connected, self.trouble = False, "the broker has not been reached yet"
+        self._heard: deque[Message] = deque(maxlen=HEARD)
+        self._subscribed: set[int] = set()  # requests that were answered
 
     @property
     def _place(self) -> str:
         return f"MQTT broker {self._sink.host}:{self._sink.at_port}"
 
-    def connect(self) -> None:
-        """Connect, and say that we are there.
+    def connect(self, will: Message) -> None:
+        """Connect; the broker publishes `will` when we vanish.
 
         Raises:
             SinkError: the broker cannot be reached, is not who it should be, or refuses us.
         """
         self._drop()
-        client = self._make()
+        client = self._make(will)
         try:
             client.connect(self._sink.host, self._sink.at_port, KEEPALIVE_S)
         except ssl.SSLCertVerificationError as error:
@@ -79,13 +85,12 @@ class Broker:
             self._drop()
             raise self._failed(f"refuses us: {self._refusal}", "check username, password_file and the broker's rules")
         self.connected, self.trouble = True, ""
-        self.publish(self._online, ONLINE, retain=True)
 
-    def _make(self) -> Client:
+    def _make(self, will: Message) -> Client:
         client = Client(CallbackAPIVersion.VERSION2, self._client_id, clean_session=True, reconnect_on_failure=False)
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(IN_FLIGHT)
-        client.will_set(self._online, OFFLINE, qos=1, retain=True)
+        client.will_set(will.topic, will.payload, will.qos, will.retain)
         if self._sink.username:
             password = None
             if self._sink.password_file is not None:
@@ -94,7 +99,9 @@ class Broker:
         if self._sink.tls:
             client.tls_set_context(self._context())
         self._answered, self._refusal = threading.Event(), ""
+        self._heard.clear()
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         return client
 
     def _context(self) -> ssl.SSLContext:
@@ -119,14 +126,37 @@ class Broker:
             self.connected = False
             self.trouble = f"{self._place}: the connection was lost ({reason})"
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Receipt:
-        """Send `payload`, and return what `confirm` waits for.
+    def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:
+        self._heard.append(Message(message.topic, bytes(message.payload)))
+
+    def _on_subscribe(self, client: Client, data: Any, number: int, reasons: Any, properties: Any) -> None:
+        self._subscribed.add(number)
+
+    def heard(self) -> list[Message]:
+        """Return what was heard since the last call."""
+        return [self._heard.popleft() for _ in range(len(self._heard))]
+
+    def subscribe(self, topic: str) -> None:
+        """Hear what is published to `topic`. Once the broker has answered, it has taken all that we sent before.
+
+        Raises:
+            SinkError: it has not answered, within a bounded time.
+        """
+        assert self._client is not None, "subscribe before connect"
+        self._subscribed.clear()
+        code, number = self._client.subscribe(topic, qos=1)
+        if code:
+            raise self._lost(f"takes nothing ({code})")
+        self._wait(lambda: number in self._subscribed, lambda: time.sleep(SOON_S))
+
+    def publish(self, message: Message) -> Receipt:
+        """Send `message`, and return what `confirm` waits for.
 
         Raises:
             SinkError: the connection is lost.
         """
         assert self._client is not None, "publish before connect"
-        receipt = self._client.publish(topic, payload, qos=1, retain=retain)
+        receipt = self._client.publish(*message)
         if receipt.rc:
             raise self._lost(f"takes nothing ({receipt.rc})")
         return receipt
@@ -139,12 +169,16 @@ class Broker:
         """
         until = time.monotonic() + CONFIRM_S
         for receipt in receipts:
-            while not receipt.is_published():
-                if not self.connected:
-                    raise self._lost("went away before it had confirmed everything")
-                if time.monotonic() > until:
-                    raise self._lost(f"has not confirmed everything within {CONFIRM_S:g} s")
-                receipt.wait_for_publish(0.05)
+            self._wait(receipt.is_published, partial(receipt.wait_for_publish, 0.05), until)
+
+    def _wait(self, done: Callable[[], bool], a_while: Callable[[], None], until: float | None = None) -> None:
+        until = until or time.monotonic() + CONFIRM_S
+        while not done():
+            if not self.connected:
+                raise self._lost("went away before it had confirmed everything")
+            if time.monotonic() > until:
+                raise self._lost(f"has not confirmed everything within {CONFIRM_S:g} s")
+            a_while()
 
     def _lost(self, why: str) -> SinkError:
         self._drop()
@@ -165,11 +199,11 @@ class Broker:
                 connection.shutdown(socket.SHUT_RDWR)
         client.loop_stop()
 
-    def close(self) -> None:
-        """Say that we are offline, and leave; in bounded time."""
+    def close(self, farewell: Message) -> None:
+        """Say `farewell`, and leave; in bounded time."""
         if self._client is not None and self.connected:
             with suppress(SinkError):  # then the broker says it
-                self.confirm([self.publish(self._online, OFFLINE, retain=True)])
+                self.confirm([self.publish(farewell)])
         if self._client is not None and self.connected:
             self._client.disconnect()
             self._client.loop_stop()
