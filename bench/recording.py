@@ -16,7 +16,7 @@ from line_worker.recordings import look
 from line_worker.rehearsal import Rehearsal
 from line_worker.serving import with_recorder
 
-Way = Literal["without", "none", "png"]  # no recorder, or how it stores pictures
+Way = Literal["without", "none", "delta", "png"]  # no recorder, or how it stores pictures
 WAYS: tuple[Way, ...] = get_args(Way)
 
 

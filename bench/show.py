@@ -129,7 +129,7 @@ def show_recording(load: Load, costs: Sequence[RecordingCost], *, as_json: bool)
     for column in ("recorder", "parts", "undecided", "missing", "p50", "p99", "p99 of the runs", "MB"):
         table.add_column(column, justify="left" if column == "recorder" else "right")
     for cost in costs:
-        name = {"without": "without", "none": "as taken", "png": "PNG"}[cost.way]
+        name = {"without": "without", "none": "as taken", "delta": "differences", "png": "PNG"}[cost.way]
         spread = f"{cost.lowest_p99_ms:.1f} to {cost.highest_p99_ms:.1f}"
         counts = (str(cost.parts), str(cost.undecided), str(cost.missing))
         table.add_row(name, *counts, f"{cost.p50_ms:.1f}", f"{cost.p99_ms:.1f}", spread, f"{cost.mb:.0f}")

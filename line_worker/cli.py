@@ -130,7 +130,9 @@ def serve(config: ConfigPath) -> int:
 def record(
     config: ConfigPath,
     out: Annotated[Path, typer.Option("--out", help="The recording to write (.mcap).")],
-    compression: Annotated[Literal["none", "png"], typer.Option(help="Of the pictures; both are lossless.")] = "none",
+    compression: Annotated[
+        Literal["none", "png", "delta"], typer.Option(help="Of the pictures; all are lossless.")
+    ] = "none",
 ) -> int:
     """Serve, and record frames, triggers and outcomes."""
     from line_worker.config import load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,7 +137,7 @@ def recording(
     from bench.recording import measure
     from bench.show import show_recording
 
-    load = _load(model, rate, seconds, size, workers, folder, deadline)
+    load = replace(_load(model, rate, seconds, size, workers, folder, deadline), part="grain")  # it can be made smaller
     costs = measure(load, runs, place=place)
     show_recording(load, costs, as_json=as_json)
     return 0 if all(cost.whole for cost in costs) else 1

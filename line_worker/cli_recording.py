@@ -57,7 +57,8 @@ def cut(
     end: End = "",
     camera: Cameras = None,
     compression: Annotated[
-        Literal["none", "png"] | None, typer.Option(help="Of its pictures; both are lossless; default: as they are.")
+        Literal["none", "png", "delta"] | None,
+        typer.Option(help="Of its pictures; all are lossless; default: as they are."),
     ] = None,
 ) -> int:
     """Write a span of a recording, frames with their outcomes, to a new one; without a span all of it."""
@@ -108,7 +109,7 @@ def film(
 def _shown(found: Info) -> Iterator[str]:
     yield found.path
     yield f"   line      {found.line}, recorded {_time(found.created)} by line-worker {found.version}"
-    how = "as PNG" if found.compression == "png" else "as taken"
+    how = {"none": "as taken", "png": "as PNG", "delta": "as differences"}[found.compression]
     end = "closed in good order" if found.finished else "cut"
     yield f"   size      {found.bytes / 1e6:.1f} MB, pictures {how}, {end}"
     for name, camera in found.cameras.items():

@@ -80,7 +80,7 @@ class RecordSink(Section):
     tolerance: float = Field(default=1e-3, ge=0)  # how far a replayed score may lie off, as a share of its threshold
     part_mb: float = Field(default=0.0, ge=0)  # a new file after so much, 0: never
     part_minutes: float = Field(default=0.0, ge=0)  # or after so long, 0: never
-    compression: Literal["none", "png"] = "none"  # of the pictures; both lossless
+    compression: Literal["none", "png", "delta"] = "none"  # of the pictures; all lossless
     quota_mb: float = Field(default=0.0, ge=0)  # all parts together; the oldest are dropped, 0: none
 
     @model_validator(mode="after")

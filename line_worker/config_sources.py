@@ -81,7 +81,7 @@ class BaslerSource(_WithNodes):
 
 
 class SyntheticSource(Section):
-    """Drawn parts, a share `defects` of them bad; `part = "noise"` gives plain noise, to measure the line alone."""
+    """Drawn parts, a share `defects` of them bad; `part = "noise"` or "grain": to measure the line."""
 
     kind: Literal["synthetic"]
     rate: PositiveFloat = 10.0

@@ -7,11 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import zstandard
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 
 from line_worker.errors import RecordingError
 from line_worker.verdicts import Reason
+from line_worker.wire import delta
 from line_worker.wire.frames import checksum
 from line_worker.wire.messages import Frame, FrameKey, Outcome, Region
 from line_worker.wire.recording import OUTCOME, RecordedFrame, RecordingMeta, Trigger, read_recording
@@ -150,6 +152,15 @@ def test_another_ros_reader_sees_compressed_pictures(tmp_path: Path) -> None:
     assert images[1].header.frame_id == f"l/cam/{2**60 + 1}/1"
 
 
+def test_another_ros_reader_reads_the_fields_of_pictures_that_only_we_show(tmp_path: Path) -> None:
+    with record(tmp_path / "r.mcap", "delta").open("rb") as file:
+        reader = make_reader(file, validate_crcs=True, decoder_factories=[DecoderFactory()])
+        images = [found.decoded_message for found in reader.iter_decoded_messages(topics=["/cam/image/delta"])]
+    assert [(image.height, image.width) for image in images] == [picture.shape[:2] for picture in PICTURES]
+    assert [image.encoding for image in images] == ["mono8", "mono16", "bgr8", "bgr16"]
+    assert zstandard.frame_content_size(bytes(images[0].data)) == PICTURES[0].nbytes
+
+
 def test_another_reader_sees_outcomes_and_the_description(path: Path) -> None:
     with path.open("rb") as file:
         reader = make_reader(file, validate_crcs=True)
@@ -222,6 +233,14 @@ def test_a_cut_image_message_is_a_value_error(compression: Compression) -> None:
     for cut in range(len(data)):
         with pytest.raises(ValueError):
             kind.decode(data[:cut])
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"), [((6, 4), "a picture of"), ((2**31, 2**31), "are more than"), ((0, 0), "a picture of")]
+)
+def test_differences_of_another_shape_are_a_value_error(shape: tuple[int, int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        delta.decode(delta.encode(PICTURES[0]), shape, "uint8")
 
 
 def test_a_png_of_another_name_or_damaged_is_a_value_error() -> None:

@@ -99,12 +99,13 @@ def test_a_cut_holds_its_span_and_nothing_else(path, tmp_path):
 
 
 def test_a_cut_compresses_and_back_without_loss(path, tmp_path):
-    small, back, again = (tmp_path / f"{name}.mcap" for name in ("small", "back", "again"))
+    small, back, again, quick = (tmp_path / f"{name}.mcap" for name in ("small", "back", "again", "quick"))
     run("recording", "cut", path, small, "--compression", "png")
     run("recording", "cut", small, back, "--compression", "none")
     run("recording", "cut", small, again)
+    run("recording", "cut", again, quick, "--compression", "delta")
     originals = [item.pixels for item in read_recording(path) if isinstance(item, RecordedFrame)]
-    for out, how in ((small, "png"), (back, "none"), (again, "png")):
+    for out, how in ((small, "png"), (back, "none"), (again, "png"), (quick, "delta")):
         assert recordings.look(out).compression == how
         assert run("recording", "verify", out)[0] == 0
         found = [item.pixels for item in read_recording(out) if isinstance(item, RecordedFrame)]

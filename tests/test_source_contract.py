@@ -92,6 +92,9 @@ def _case(name: str, tmp: Path) -> Iterator[Case]:
     elif name == "synthetic-noise":
         source = _source(kind="synthetic", part="noise", rate=RATE, parts=20, width=96, height=64, colour=True, bits=16)
         yield Case(source, 20, (64, 96, 3), np.uint16)
+    elif name == "synthetic-grain":
+        source = _source(kind="synthetic", part="grain", rate=RATE, parts=20, width=96, height=64)
+        yield Case(source, 20, (64, 96), np.uint8)
     elif name == "replay":
         path = record(tmp / "r.mcap", _pictures(5, (48, 64), np.uint16))
         yield Case(_source(kind="replay", path=path, rate=RATE), 5, (48, 64), np.uint16)
@@ -110,7 +113,7 @@ def _case(name: str, tmp: Path) -> Iterator[Case]:
 
 NAMES = [
     *("folder", "folder-16-bit-colour", "folder-looped", "folder-watched", "video", "video-gray-looped"),
-    *("synthetic", "synthetic-noise", "replay", "replay-max", "camera", "genicam"),
+    *("synthetic", "synthetic-noise", "synthetic-grain", "replay", "replay-max", "camera", "genicam"),
 ]
 
 

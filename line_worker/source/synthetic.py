@@ -2,7 +2,8 @@
 
 Part i depends on the seed and on i only, so that two runs see the same parts. `part = "noise"` gives pictures of noise
 made once and numbered in their first bytes, which costs next to nothing: with them the line is measured, not the
-drawing. No two are the same, or a line that drops all between two that are would take its camera for frozen.
+drawing; `part = "grain"` likewise a ramp with a sensor's noise, which compresses as a photograph does. No two are the
+same, or a line that drops all between two that are would take its camera for frozen.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from line_worker.config import SyntheticSource
 
-NOISE = "noise"
+NOISE, GRAIN = "noise", "grain"
 NOISE_PICTURES = 8
+GRAIN_LEVELS = 2.0  # standard deviation of a sensor's noise, in levels of 255
 
 
 class SyntheticFrames(PacedSource):
@@ -38,7 +40,7 @@ class SyntheticFrames(PacedSource):
         """Start drawing; SourceError for a part that cannot be drawn."""
         from line_worker.source.drawing import KINDS
 
-        known = (*KINDS, NOISE)
+        known = (*KINDS, NOISE, GRAIN)
         if self._config.part not in known:
             raise SourceError(
                 f"part {self._config.part!r} cannot be drawn; no frames come; use one of {', '.join(known)}"
@@ -47,7 +49,7 @@ class SyntheticFrames(PacedSource):
 
     def shots(self) -> Generator[Shot]:
         """Yield drawn parts."""
-        parts = self._noise() if self._config.part == NOISE else self._drawn()
+        parts = self._noise() if self._config.part in (NOISE, GRAIN) else self._drawn()
         for number, shot in enumerate(itertools.islice(parts, self._config.parts)):
             yield shot._replace(offset=number / self._config.rate, trigger=number)
 
@@ -67,10 +69,15 @@ class SyntheticFrames(PacedSource):
         for number, picture in enumerate(itertools.cycle(pictures)):
             numbered = picture.copy()
             numbered.reshape(-1).view(np.uint8)[:8] = np.frombuffer(number.to_bytes(8, "little"), np.uint8)
-            yield Shot(numbered, part_id=f"{number:04d}:{NOISE}")
+            yield Shot(numbered, part_id=f"{number:04d}:{self._config.part}")
 
     def _noise_picture(self, number: int) -> NDArray[Any]:
         config = self._config
         rng = np.random.default_rng([config.seed, number])
         shape = (config.height, config.width, 3)[: 3 if config.colour else 2]
-        return rng.integers(0, 2**config.bits, shape, np.uint8 if config.bits == 8 else np.uint16)
+        kind, full = np.uint8 if config.bits == 8 else np.uint16, 2**config.bits
+        if config.part == NOISE:
+            return rng.integers(0, full, shape, kind)
+        ramp = np.linspace(0.2, 0.8, config.width, dtype=np.float32).reshape(1, -1, *([1] * config.colour))
+        levels = (ramp + rng.normal(0, GRAIN_LEVELS / 255, shape)) * full
+        return np.asarray(np.clip(levels, 0, full - 1), kind)

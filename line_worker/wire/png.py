@@ -1,6 +1,5 @@
 """Pictures as PNG at the speed of a camera: every row as its difference from the row above (PNG's filter "up"), then
-deflate by ISA-L. On photographs of screws that takes 2 ms a megabyte and leaves a fifth; OpenCV's own encoder takes
-9 ms and leaves more. Any reader of PNG reads it.
+deflate by ISA-L: 4.5 ms a megapixel with a sensor's noise, 12 ms by OpenCV's own encoder. Any reader of PNG reads it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 MAGIC = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB = 0, 2  # colour types
 UP = 2  # filter
-LEVEL = 1  # ISA-L knows 0 to 3; above 1 it costs three times as much for a few per cent
+LEVEL = 1  # ISA-L knows 0 to 3; above 1 it makes hardly anything smaller
 
 
 def encode(pixels: NDArray[Any]) -> bytes:

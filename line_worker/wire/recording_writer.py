@@ -2,8 +2,7 @@
 
 The file is `X.mcap.part` until it is closed in good order and gets its name, so a file called `X.mcap` is whole. What
 a killed writer left is readable up to the last flush, and the next writer sets it aside as `X.cut-1.mcap`. Chunks are
-not compressed; pictures may be, as PNG. Zstandard on differences of rows would be as small, but no other program could
-show them, and it takes longer.
+not compressed; pictures may be: as differences of rows, cheaply, or as PNG, which other programs show.
 """
 
 from __future__ import annotations

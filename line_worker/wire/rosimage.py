@@ -1,5 +1,5 @@
 """A picture as a ROS 2 message in CDR, which Foxglove, Rerun and the ROS tools open as it is: `sensor_msgs/msg/Image`
-as it was taken, or `sensor_msgs/msg/CompressedImage` as PNG.
+as it was taken, `sensor_msgs/msg/CompressedImage` as PNG. Or, for line-worker alone, a message of its own.
 
 CDR (OMG DDSI-RTPS 2.5, 10.2; here little-endian): four bytes of encapsulation, then every number aligned to its own
 size counted from there, strings with length and closing NUL, the sequence of bytes with its length.
@@ -15,12 +15,12 @@ import numpy as np
 
 from line_worker.errors import ImageError
 from line_worker.images import decode_image
-from line_worker.wire import png
+from line_worker.wire import delta, png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Compression = Literal["none", "png"]
+Compression = Literal["none", "png", "delta"]
 _RULE = "=" * 80
 _HEADER = f"""\
 {_RULE}
@@ -44,6 +44,14 @@ uint8[] data
 _COMPRESSED_IMAGE = f"""\
 std_msgs/Header header
 string format
+uint8[] data
+{_HEADER}"""
+_DELTA_IMAGE = f"""\
+std_msgs/Header header
+uint32 height
+uint32 width
+string encoding
+# each row minus the row above; of 16 bits all low bytes first; Zstandard
 uint8[] data
 {_HEADER}"""
 ENCODINGS = {("uint8", 2): "mono8", ("uint16", 2): "mono16", ("uint8", 3): "bgr8", ("uint16", 3): "bgr16"}
@@ -88,28 +96,42 @@ def encode_png(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> tuple[byte
     return _ENCAPSULATION + bytes(head), data
 
 
+def encode_delta(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> tuple[bytes, bytes]:
+    """Return the message of `pixels` as differences between rows, in two buffers; see `encode`."""
+    head = _header(stamp_ns, frame_id)
+    _align(head)
+    head += struct.pack("<II", *pixels.shape[:2])
+    _text(head, ENCODINGS[pixels.dtype.name, pixels.ndim])
+    _align(head)
+    data = delta.encode(pixels)
+    head += struct.pack("<I", len(data))
+    return _ENCAPSULATION + bytes(head), data
+
+
 def decode(data: bytes) -> tuple[str, NDArray[Any]]:
     """Return (frame_id, pixels) of a message that `encode` made; the pixels are a read-only view of `data`.
 
     Raises:
         ValueError: the bytes are no such message.
     """
-    if data[:4] != _ENCAPSULATION:
-        raise ValueError("not little-endian CDR")
-    try:
-        frame_id, at = _read_text(data, 12)
-        height, width = struct.unpack_from("<II", data, at := _aligned(at))
-        encoding, at = _read_text(data, at + 8)
-        nbytes = struct.unpack_from("<4xI", data, at := _aligned(at + 1))[0]
-    except struct.error as error:
-        raise ValueError(f"cut: {error}") from error
-    if encoding not in _KINDS:
-        raise ValueError(f"encoding {encoding!r} is not used by line-worker")
-    dtype, dimensions = _KINDS[encoding]
-    shape = (height, width, 3)[:dimensions]
+    frame_id, shape, dtype, at = _read_head(data)
+    (nbytes,) = _unpack("<4xI", data, at := _aligned(at + 1))
     if nbytes != len(data) - at - 8:
         raise ValueError(f"{len(data) - at - 8} bytes of pixels, {nbytes} announced")
     return frame_id, np.frombuffer(data, dtype, offset=at + 8).reshape(shape)
+
+
+def decode_delta(data: bytes) -> tuple[str, NDArray[Any]]:
+    """Return (frame_id, pixels) of a message that `encode_delta` made.
+
+    Raises:
+        ValueError: the bytes are no such message, or the picture is damaged or would be too large.
+    """
+    frame_id, shape, dtype, at = _read_head(data)
+    (nbytes,) = _unpack("<I", data, at := _aligned(at))
+    if nbytes != len(data) - at - 4:
+        raise ValueError(f"{len(data) - at - 4} compressed bytes, {nbytes} announced")
+    return frame_id, delta.decode(data[at + 4 :], shape, dtype)
 
 
 def decode_png(data: bytes) -> tuple[str, NDArray[Any]]:
@@ -118,14 +140,9 @@ def decode_png(data: bytes) -> tuple[str, NDArray[Any]]:
     Raises:
         ValueError: the bytes are no such message, or the picture is damaged or would be too large.
     """
-    if data[:4] != _ENCAPSULATION:
-        raise ValueError("not little-endian CDR")
-    try:
-        frame_id, at = _read_text(data, 12)
-        kind, at = _read_text(data, at)
-        (nbytes,) = struct.unpack_from("<I", data, at := _aligned(at))
-    except struct.error as error:
-        raise ValueError(f"cut: {error}") from error
+    frame_id, at = _read_frame_id(data)
+    kind, at = _read_text(data, at)
+    (nbytes,) = _unpack("<I", data, at := _aligned(at))
     if kind != _FORMAT or nbytes != len(data) - at - 4:
         raise ValueError(f"{len(data) - at - 4} bytes of {kind!r}, {nbytes} of {_FORMAT!r} announced")
     try:
@@ -155,14 +172,39 @@ def _text(buffer: bytearray, text: str) -> None:
     buffer += struct.pack("<I", len(raw)) + raw
 
 
+def _read_head(data: bytes) -> tuple[str, tuple[int, ...], str, int]:
+    """Return frame_id, shape and type of the pixels, and where the fields that follow their encoding begin."""
+    frame_id, at = _read_frame_id(data)
+    height, width = _unpack("<II", data, at := _aligned(at))
+    encoding, at = _read_text(data, at + 8)
+    if encoding not in _KINDS:
+        raise ValueError(f"encoding {encoding!r} is not used by line-worker")
+    dtype, dimensions = _KINDS[encoding]
+    return frame_id, (height, width, 3)[:dimensions], dtype, at
+
+
+def _read_frame_id(data: bytes) -> tuple[str, int]:
+    if data[:4] != _ENCAPSULATION:
+        raise ValueError("not little-endian CDR")
+    return _read_text(data, 12)
+
+
 def _read_text(data: bytes, at: int) -> tuple[str, int]:
     at = _aligned(at)
-    (length,) = struct.unpack_from("<I", data, at)
+    (length,) = _unpack("<I", data, at)
     end = at + 4 + length
     return data[at + 4 : end - 1].decode(), end
+
+
+def _unpack(layout: str, data: bytes, at: int) -> tuple[Any, ...]:
+    try:
+        return struct.unpack_from(layout, data, at)
+    except struct.error as error:
+        raise ValueError(f"cut: {error}") from error
 
 
 KINDS: dict[Compression, Kind] = {
     "none": Kind("image", "sensor_msgs/msg/Image", _IMAGE, encode, decode),
     "png": Kind("image/compressed", "sensor_msgs/msg/CompressedImage", _COMPRESSED_IMAGE, encode_png, decode_png),
+    "delta": Kind("image/delta", "line_worker/msg/DeltaImage", _DELTA_IMAGE, encode_delta, decode_delta),
 }
