@@ -183,6 +183,7 @@ class _Team:
             return
         if ref in self._starting:
             self._actors.append(self._starting.pop(ref))
+            log.info("an actor of the cluster is ready", actors=len(self._actors))
             return
         actor, number = self._flying.pop(ref)
         actor.holds -= 1
