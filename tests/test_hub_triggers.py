@@ -85,6 +85,15 @@ def test_a_trigger_reaches_every_camera_and_their_outcomes_are_one(rig: Triggere
     [whole] = [one for one in shown if one.key.camera == "pairs"]
     assert whole.row > 0
     assert rig.hub.journal.find(whole.key) is not None
+    assert (
+        rig.beat().counts
+        == rig.hub.journal.totals() | {"FAIL": 0, "NO_DECISION": 0}
+        == {
+            "PASS": 1,
+            "FAIL": 0,
+            "NO_DECISION": 0,
+        }
+    ), "two pictures, one part"
     assert {view.key.camera for view in rig.hub.journal.find(whole.key).views} == {"cam", "side"}  # type: ignore[union-attr]
 
 

@@ -10,8 +10,11 @@ from line_worker.hub.part import CameraRules
 
 def camera_rules(config: Config) -> dict[str, CameraRules]:
     """Return what the ledger needs to know of each camera."""
+    views = config.views()
     cameras = {
-        c.name: CameraRules(c.deadline_ms / 1000, c.window, int(c.max_frame_mb * 1e6), c.frozen == "allow")
+        c.name: CameraRules(
+            *(c.deadline_ms / 1000, c.window, int(c.max_frame_mb * 1e6), c.frozen == "allow"), view=c.name in views
+        )
         for c in config.cameras
     }
     windows = sum(c.window for c in config.cameras)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,14 @@ class OpenEpoch:
 class Journal:
     """Open journal; every method that writes commits before it returns.
 
+    views: cameras whose pictures count only together with others': `totals` leaves them out.
+
     Raises:
         JournalError: the file cannot be opened, read or written.
     """
 
-    def __init__(self, path: Path, line: str) -> None:
-        self.path, self._line = path, line
+    def __init__(self, path: Path, line: str, views: Collection[str] = ()) -> None:
+        self.path, self._line, self._views = path, line, frozenset(views)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
@@ -205,7 +207,8 @@ class Journal:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             rows = [self._insert(part, wall) for part in parts]
-            written = Counter(str(p.decision.verdict) for p, row in zip(parts, rows, strict=True) if row and p.decision)
+            new = (part for part, row in zip(parts, rows, strict=True) if row and part.key.camera not in self._views)
+            written = Counter(str(part.decision.verdict) for part in new if part.decision)
             self._db.executemany(_COUNTED, [(self._line, verdict, n) for verdict, n in written.items()])
             self._db.executemany(_ANNOUNCED, [(self._line, *epoch, count, wall) for epoch, count in announced.items()])
             self._db.executemany(_MOVED, list(cursors.items()))
@@ -236,7 +239,7 @@ class Journal:
         return cursor.lastrowid or 0 if cursor.rowcount == 1 else 0
 
     def totals(self) -> dict[str, int]:
-        """Return how many rows of this line have which verdict."""
+        """Return how many parts of this line have which verdict."""
         return dict(self._read("SELECT verdict, n FROM totals WHERE line = ?", (self._line,)))
 
     def keep(self, name: str, text: str) -> None:

@@ -293,7 +293,8 @@ class Ledger(Epochs):
         for name, epoch in list(self.epochs.items()):
             while (part := epoch.next_released()) is not None:
                 assert part.decision is not None
-                self.counts[part.decision.verdict] += part.row != 0  # else an earlier hub has counted it
+                view = self.cameras[part.key.camera].view
+                self.counts[part.decision.verdict] += part.row != 0 and not view  # 0: an earlier hub has counted it
                 yield part
             if not epoch.parts and self._current.get(epoch.camera) not in (None, epoch.epoch):
                 del self.epochs[name]

@@ -203,7 +203,7 @@ class CameraRules:
     """What the configuration says about one camera: its deadline in seconds, its window, its largest frame in bytes.
 
     `repeats` allows it to give the same bytes twice in a row. With `gathered` it is no camera: the name stands for
-    parts that several cameras look at.
+    parts that several cameras look at; each of those is a `view`, whose pictures are no parts by themselves.
     """
 
     deadline_s: float
@@ -211,3 +211,4 @@ class CameraRules:
     frame_bytes: int
     repeats: bool = False
     gathered: bool = False
+    view: bool = False

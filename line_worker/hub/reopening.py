@@ -6,6 +6,7 @@ hides nothing. How long a check may take is bounded: a hub that restarts has par
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,20 +21,20 @@ CHECK_S = 0.25
 _BESIDE = ("-wal", "-shm")  # SQLite's own files, where it has left any
 
 
-def open_journal(path: Path, line: str) -> tuple[Journal, bool]:
-    """Return the journal at `path`, and whether it is a new one in place of one that was damaged.
+def open_journal(path: Path, line: str, views: Collection[str] = ()) -> tuple[Journal, bool]:
+    """Return the journal at `path`, and whether it is a new one in place of one that was damaged. `views`: see there.
 
     Raises:
         JournalError: it cannot be opened, and not because it is damaged.
     """
     try:
-        return _checked(path, line), False
+        return _checked(path, line, views), False
     except JournalDamaged as error:
         aside = _set_aside(path)
         log.error(  # noqa: TRY400 - said to the user, in words
             "journal is damaged: set aside, a new one begins", error=str(error), aside=str(aside)
         )
-    return Journal(path, line), True
+    return Journal(path, line, views), True
 
 
 def set_aside(path: Path) -> list[str]:
@@ -41,8 +42,8 @@ def set_aside(path: Path) -> list[str]:
     return sorted(found.name for found in path.parent.glob(f"{path.name}.damaged-*") if found.name[-4:] not in _BESIDE)
 
 
-def _checked(path: Path, line: str) -> Journal:
-    journal = Journal(path, line)
+def _checked(path: Path, line: str, views: Collection[str]) -> Journal:
+    journal = Journal(path, line, views)
     try:
         journal.check(CHECK_S)
     except JournalDamaged:

@@ -56,7 +56,7 @@ class Hub:
 
     def __init__(self, config: Config, now: float) -> None:
         self.instance = int.from_bytes(os.urandom(7), "big")
-        self.journal, begun_anew = open_journal(config.journal_path, config.line.name)
+        self.journal, begun_anew = open_journal(config.journal_path, config.line.name, config.views())
         self.wire = open_wire(config, "hub")
         self.station = Station()
         waiting = {FRAMES.name: max(camera.window for camera in config.cameras) + 2}  # pictures inside messages
