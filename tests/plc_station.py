@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
-from line_worker.config import PlcSink, WrittenPlc
 from line_worker.sink.plc import PlcOutput
 from line_worker.wire.messages import FrameKey, HubState, Outcome
 
@@ -27,13 +27,13 @@ def outcome(seq: int, *, left_ms: float = 2000.0, reason: int = 0) -> Outcome:
 class Station:
     """A PLC sink with a hub that beats and polls it, in a thread as its runner would."""
 
-    def __init__(self, sink: PlcSink | WrittenPlc) -> None:
-        self.output = PlcOutput(sink)
-        self.beating = True
+    def __init__(self, output: PlcOutput) -> None:
+        self.output = output
+        self.beating, self.state = True, 2
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Station:
+    def __enter__(self) -> Self:
         self.output.open()
         self._thread.start()
         return self
@@ -48,7 +48,7 @@ class Station:
         while not self._stop.wait(0.01):
             turn += 1
             if self.beating and turn % 5 == 0:
-                self.output.beat(HubState(1, turn, 2, "", "beef" * 16, 0, 1, {}), time.monotonic())
+                self.output.beat(HubState(1, turn, self.state, "", "beef" * 16, 0, 1, {}), time.monotonic())
             self.output.poll(time.monotonic())
 
     def deliver(self, *outcomes: Outcome) -> None:

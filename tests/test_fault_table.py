@@ -86,7 +86,7 @@ ELSEWHERE: dict[int, tuple[str, ...]] = {
     24: (
         "test_plc::test_a_plc_that_stops_polling_gets_nothing_old_when_it_comes_back",
         "test_plc::test_a_plc_that_goes_away_is_reported_and_found_again",
-        "test_opcua::test_a_plc_that_was_restarted_begins_anew_and_gets_nothing_old",
+        "test_opcua_plc::test_a_plc_that_was_restarted_begins_anew_and_gets_nothing_old",
         "test_s7::test_a_plc_that_is_killed_and_restarted_begins_anew_and_gets_nothing_old",
         "test_s7::test_over_a_slow_wire_everything_arrives_and_over_a_slower_one_nothing_passes",
         "test_s7::test_a_wire_that_dies_in_silence_is_noticed_and_replaced",

@@ -71,7 +71,7 @@ class HandPlc:
 
 @pytest.fixture
 def station() -> Iterator[Station]:
-    with Station(settings()) as running:
+    with Station(PlcOutput(settings())) as running:
         yield running
 
 
@@ -90,11 +90,14 @@ def hand(station: Station) -> Iterator[HandPlc]:
 @pytest.fixture(params=["server", "client"])
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Station, SimulatedPlc]]:
     if request.param == "server":
-        with Station(settings(queue=64)) as running, SimulatedPlc(HOST, running.output.port) as plc:
+        with Station(PlcOutput(settings(queue=64))) as running, SimulatedPlc(HOST, running.output.port) as plc:
             running.await_reachable()
             yield running, plc
     else:
-        with SimulatedPlc(HOST, 0, serve=True) as plc, Station(settings("client", plc.port, queue=64)) as running:
+        with (
+            SimulatedPlc(HOST, 0, serve=True) as plc,
+            Station(PlcOutput(settings("client", plc.port, queue=64))) as running,
+        ):
             running.await_reachable()
             yield running, plc
 
@@ -145,7 +148,7 @@ def test_a_triggered_part_without_an_outcome_is_rejected(pair: tuple[Station, Si
 def test_a_second_station_on_the_same_plc_registers_begins_with_a_new_synchronisation() -> None:
     with SimulatedPlc(HOST, 0, serve=True) as plc:
         for run in range(2):
-            with Station(settings("client", plc.port)) as running:
+            with Station(PlcOutput(settings("client", plc.port))) as running:
                 running.await_reachable()
                 running.deliver(outcome(run))
                 wait_for(lambda: running.output.counts["acknowledged"] == 1)
@@ -237,7 +240,7 @@ def test_more_than_the_queue_holds_is_a_fault(station: Station, hand: HandPlc) -
 
 
 def test_the_queue_can_be_made_longer() -> None:
-    with Station(settings(queue=20)) as running:
+    with Station(PlcOutput(settings(queue=20))) as running:
         plc = HandPlc(running.output.port)
         plc.synchronise()
         running.await_reachable()
@@ -247,7 +250,7 @@ def test_the_queue_can_be_made_longer() -> None:
 
 
 def test_unit_and_base_move_the_map() -> None:
-    with Station(settings(unit=9, base=4000)) as running:
+    with Station(PlcOutput(settings(unit=9, base=4000))) as running:
         there = RegisterClient(HOST, running.output.port, 9, 4000)
         assert decode(StationBlock, there.read(TO_PLC)[:RESULT_AT]).map_version == MAP_VERSION
         there.close()
@@ -301,7 +304,7 @@ def test_a_port_that_is_taken_is_said_so() -> None:
 
 
 def test_closing_leaves_no_thread_and_no_listener() -> None:
-    with Station(settings()) as running, SimulatedPlc(HOST, running.output.port):
+    with Station(PlcOutput(settings())) as running, SimulatedPlc(HOST, running.output.port):
         running.await_reachable()
         port = running.output.port
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("modbus")]
@@ -315,7 +318,7 @@ def test_closing_leaves_no_thread_and_no_listener() -> None:
 def test_a_plc_that_goes_away_is_reported_and_found_again() -> None:
     with SimulatedPlc(HOST, 0, serve=True) as plc:
         port = plc.port
-        with Station(settings("client", port)) as running:
+        with Station(PlcOutput(settings("client", port))) as running:
             running.await_reachable()
             plc.stop()
             why = running.await_reachable(False)
@@ -332,7 +335,7 @@ def test_a_plc_that_goes_away_is_reported_and_found_again() -> None:
 
 def test_a_plc_that_never_answers_is_reported_and_closing_stays_quick() -> None:
     with socket.create_server((HOST, 0)) as mute:
-        with Station(settings("client", mute.getsockname()[1])) as running:
+        with Station(PlcOutput(settings("client", mute.getsockname()[1]))) as running:
             wait_for(lambda: "gives no answer" in running.output.reachable()[1])
             start = time.monotonic()
         assert time.monotonic() - start < 3.0

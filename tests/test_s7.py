@@ -45,7 +45,7 @@ def plc(tmp_path: Path) -> Iterator[S7Plc]:
 
 @pytest.fixture
 def station(plc: S7Plc) -> Iterator[Station]:
-    with Station(settings(plc.port)) as running:
+    with Station(PlcOutput(settings(plc.port))) as running:
         running.await_reachable()
         yield running
 
@@ -121,7 +121,7 @@ def test_a_plc_that_stands_still_lets_nothing_pass_and_goes_on(station: Station,
 
 
 def test_over_a_slow_wire_everything_arrives_and_over_a_slower_one_nothing_passes(plc: S7Plc) -> None:
-    with Wire(plc.port) as wire, Station(settings(wire.port)) as station:
+    with Wire(plc.port) as wire, Station(PlcOutput(settings(wire.port))) as station:
         wire.delay_s = 0.03
         station.await_reachable()
         deliver_all(station, plc, 0, 8)
@@ -136,7 +136,7 @@ def test_over_a_slow_wire_everything_arrives_and_over_a_slower_one_nothing_passe
 
 
 def test_a_wire_that_dies_in_silence_is_noticed_and_replaced(plc: S7Plc) -> None:
-    with Wire(plc.port) as wire, Station(settings(wire.port)) as station:
+    with Wire(plc.port) as wire, Station(PlcOutput(settings(wire.port))) as station:
         station.await_reachable()
         deliver_all(station, plc, 0, 4)
         wire.dead = True
@@ -150,7 +150,7 @@ def test_a_wire_that_dies_in_silence_is_noticed_and_replaced(plc: S7Plc) -> None
 
 def test_a_plc_that_never_answers_is_reported_and_closing_stays_quick() -> None:
     with socket.create_server((HOST, 0)) as mute:
-        with Station(settings(mute.getsockname()[1])) as station:
+        with Station(PlcOutput(settings(mute.getsockname()[1]))) as station:
             wait_for(lambda: "gives no answer" in why_not(station))
             start = time.monotonic()
         assert time.monotonic() - start < 3
@@ -201,7 +201,7 @@ def test_an_answer_that_is_no_s7_is_a_clear_error(answers: list[bytes]) -> None:
 
 @pytest.mark.parametrize(("db", "base"), [(DB + 1, BASE), (DB, BASE + 2), (DB, 2000)])
 def test_a_block_that_is_not_there_or_too_short_is_refused_by_the_plc(plc: S7Plc, db: int, base: int) -> None:
-    with Station(settings(plc.port, db=db, base=base)) as station:
+    with Station(PlcOutput(settings(plc.port, db=db, base=base))) as station:
         wait_for(lambda: "refuses" in why_not(station))
         assert f"DB{db} has {base + 2 * SIZE} bytes and is not optimised" in why_not(station)
 
@@ -209,7 +209,7 @@ def test_a_block_that_is_not_there_or_too_short_is_refused_by_the_plc(plc: S7Plc
 def test_the_map_is_just_as_long_as_the_block_and_touches_nothing_before_it(plc: S7Plc) -> None:
     client = BlockClient(HOST, plc.port, (0, 1), DB, 0)
     before = client.read(range(BASE // 2))
-    with Station(settings(plc.port)) as station:
+    with Station(PlcOutput(settings(plc.port))) as station:
         station.await_reachable()
         deliver_all(station, plc, 0, 4)
     assert client.read(range(BASE // 2)) == before == [0] * (BASE // 2)
@@ -238,7 +238,7 @@ def gets_in(plc: S7Plc) -> bool:
 
 def test_closing_frees_the_session_and_leaves_no_thread(single: S7Plc) -> None:
     for first in range(0, 12, 4):
-        with Station(settings(single.port)) as station:
+        with Station(PlcOutput(settings(single.port))) as station:
             station.await_reachable()
             deliver_all(station, single, first, 4)
             assert not gets_in(single)

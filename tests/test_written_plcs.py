@@ -17,11 +17,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from line_worker.config import EtherNetIpSink, OpcUaClientSink, WrittenPlc
 from line_worker.errors import SinkError
+from line_worker.sink.plc import PlcOutput
 from line_worker.sink.plc.link import link_to
 from line_worker.sink.plc.registers import FROM_PLC, TO_PLC, Active, Result, Station, Stop, encode
 from plc_process import PlcProcess, Wire, deliver_all, free_port, why_not
@@ -91,7 +93,7 @@ def plc(request: pytest.FixtureRequest, way: Way, fleet: Fleet) -> PlcProcess:
 def test_every_verdict_arrives_once_and_in_order_also_after_the_plc_was_killed_and_stopped(
     way: Way, plc: PlcProcess
 ) -> None:
-    with Running(way.settings(plc.port)) as station:
+    with Running(PlcOutput(way.settings(plc.port))) as station:
         station.await_reachable()
         first = next(NUMBERS)
         deliver_all(station, plc, first, 20)
@@ -118,7 +120,7 @@ def test_every_verdict_arrives_once_and_in_order_also_after_the_plc_was_killed_a
 
 
 def test_a_wire_that_is_slow_or_dies_in_silence(way: Way, plc: PlcProcess) -> None:
-    with Wire(plc.port) as wire, Running(way.settings(wire.port)) as station:
+    with Wire(plc.port) as wire, Running(PlcOutput(way.settings(wire.port))) as station:
         wire.delay_s = 0.02
         station.await_reachable()
         first = next(NUMBERS)
@@ -134,7 +136,7 @@ def test_a_wire_that_is_slow_or_dies_in_silence(way: Way, plc: PlcProcess) -> No
 def test_a_plc_that_never_answers_is_reported_and_closing_stays_quick(way: Way) -> None:
     pytest.importorskip(way.needs, reason=f"{way.needs} is missing: pip install 'line-worker[test]'")
     with socket.create_server((HOST, 0)) as mute:
-        with Running(way.settings(mute.getsockname()[1])) as station:
+        with Running(PlcOutput(way.settings(mute.getsockname()[1]))) as station:
             wait_for(lambda: "gives no answer" in why_not(station))
             start = time.monotonic()
         assert time.monotonic() - start < 4
@@ -193,7 +195,7 @@ def test_the_session_ends_when_the_sink_is_closed_and_when_its_process_is_killed
         finally:
             holder.kill()
     wait_for(lambda: connections(plc.port) == 0)
-    with Running(sink) as station:
+    with Running(PlcOutput(sink)) as station:
         station.await_reachable()
         assert connections(plc.port) == 1
     wait_for(lambda: connections(plc.port) == 0)
@@ -246,6 +248,55 @@ def test_variables_of_another_type_or_without_the_right_to_write_are_named(monke
             link.read(FROM_PLC)
     finally:
         link.close()
+        served.close()
+
+
+def test_a_plc_that_encrypts_is_spoken_to_by_its_certificate_alone(tmp_path: Path) -> None:
+    pytest.importorskip("asyncua", reason="asyncua is missing: pip install 'line-worker[opcua]'")
+    from asyncua import Server, ua
+    from asyncua.crypto.permission_rules import User, UserRole
+
+    from line_worker.sink.plc.nodes_served import ServedNodes
+    from opcua_peer import certificate
+
+    own, key = certificate(tmp_path, "plc", "urn:freeopcua:python:server", server=True)
+    stranger, _ = certificate(tmp_path, "stranger", "urn:stranger", server=True)
+    ours, our_key = certificate(tmp_path, "station", "urn:line-worker:line-1", server=False)
+    (tmp_path / "password").write_text("right")
+    (tmp_path / "password").chmod(0o400)
+
+    class Passwords:
+        def get_user(self, iserver: Any, username: Any = None, password: Any = None, certificate: Any = None) -> Any:
+            return User(role=UserRole.User) if (username, password) == ("station", "right") else None
+
+    class Encrypted(ServedNodes):
+        async def secure(self, server: Server) -> None:
+            server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+            server.set_identity_tokens([ua.UserNameIdentityToken])
+            server.iserver.user_manager = Passwords()
+            await server.load_certificate(own)
+            await server.load_private_key(key)
+
+    served = Encrypted(HOST, free_port())
+    served.open()
+    files = {"certificate": str(ours), "private_key": str(our_key), "server_certificate": str(own)}
+    login = {"username": "station", "password_file": str(tmp_path / "password")}
+    refused: list[dict[str, str]] = [
+        files | login | {"server_certificate": str(stranger)},
+        files | login | {"username": "somebody"},
+        {},
+    ]
+    try:
+        link = link_to(opcua(served.port, **files, **login), timeout_s=2.0)
+        link.write(TO_PLC.start, served.read(TO_PLC))
+        assert link.read(FROM_PLC) == [0] * len(FROM_PLC)
+        link.close()
+        for keys in refused:
+            link = link_to(opcua(served.port, **keys), timeout_s=2.0)
+            with pytest.raises(SinkError, match="check its power, network"):
+                link.read(FROM_PLC)
+            link.close()
+    finally:
         served.close()
 
 
