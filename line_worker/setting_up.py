@@ -31,6 +31,9 @@ def _is(name: str, *values: str) -> Callable[[dict[str, str]], bool]:
 
 WITH_NODES = ("gige", "genicam", "basler")
 SOURCES = ("camera", *WITH_NODES, "folder", "video", "synthetic")
+PLCS = ("none", "modbus-server", "modbus-client", "s7", "opcua", "opcua-client", "ethernet-ip", "gpio")
+_NODES = 'ns=3;s="LineWorker"."{name}"'
+
 QUESTIONS = (
     Question("line", "Name of this station (letters, digits, . _ -)", "station-1"),
     Question("camera", "Name of the camera", "top"),
@@ -42,9 +45,13 @@ QUESTIONS = (
     Question("colour", "Are the pictures", "gray", ("gray", "bgr"), _is("source", "camera", "video")),
     Question("deadline_ms", "Milliseconds from the trigger until every part must have its answer", "200"),
     Question("bundle", "The bundle that `line-worker train` wrote (stub: none yet, everything passes)", "part.bundle"),
-    Question("plc", "PLC", "none", ("none", "modbus-server", "modbus-client", "s7", "opcua")),
+    Question("plc", "PLC", "none", PLCS),
     Question("host", "PLC: address to listen on", "127.0.0.1", asked=_is("plc", "modbus-server", "opcua")),
-    Question("plc_host", "PLC: its address", "192.168.0.10", asked=_is("plc", "modbus-client", "s7")),
+    Question("plc_host", "PLC: its address", "192.168.0.10", asked=_is("plc", "modbus-client", "s7", "ethernet-ip")),
+    Question("plc_url", "PLC: its OPC UA server", "opc.tcp://192.168.0.10:4840", asked=_is("plc", "opcua-client")),
+    Question("plc_nodes", "PLC: its variables, {name} for the row", _NODES, asked=_is("plc", "opcua-client")),
+    Question("chip", "Digital outputs: the GPIO chip", "/dev/gpiochip0", asked=_is("plc", "gpio")),
+    Question("pass_line", "Digital outputs: number of the line that says PASS", "5", asked=_is("plc", "gpio")),
     Question("plc_db", "PLC: number of the data block for the registers", "1", asked=_is("plc", "s7")),
     Question("data", "Folder for the journal, results and pictures of rejects", "data"),
 )
@@ -70,6 +77,8 @@ def checked(question: Question, text: str) -> str:
             raise ConfigError(question.name, [f"{text!r} is no number"]) from None
         if not 0 < number <= 600_000:
             raise ConfigError(question.name, [f"{text} should be more than 0 and at most 600000"])
+    if question.name == "pass_line" and not (text.isdecimal() and text.isascii() and int(text) <= 1023):
+        raise ConfigError(question.name, [f"{text!r} should be a number from 0 to 1023"])
     if question.name == "plc_db" and not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 65535):
         raise ConfigError(question.name, [f"{text!r} should be a number from 1 to 65535"])
     return text
@@ -161,6 +170,26 @@ def _sinks(a: dict[str, str]) -> list[str]:
             ("kind", '"opcua"', f"pip install line-worker[opcua]; {table}"),
             ("host", _text(a["host"]), ""),
             ("port", "4840", ""),
+        ],
+    }
+    plcs |= {
+        "opcua-client": [
+            ("kind", '"opcua-client"', f"pip install line-worker[opcua]; {table}"),
+            ("url", _text(a["plc_url"]), ""),
+            ("nodes", _text(a["plc_nodes"]), "a row's variable"),
+        ],
+        "ethernet-ip": [
+            ("kind", '"ethernet-ip"', f"pip install line-worker[ethernet-ip]; {table}"),
+            ("host", _text(a["plc_host"]), ""),
+            ("slot", "0", "of the processor"),
+            ("to_plc", '"FromStation"', "INT[51]"),
+            ("from_plc", '"ToStation"', "INT[24]"),
+        ],
+        "gpio": [
+            ("kind", '"gpio"', "pip install line-worker[gpio]"),
+            ("chip", _text(a["chip"]), ""),
+            ("pass_line", a["pass_line"], "on for pass_ms after a PASS"),
+            ("pass_ms", "50", ""),
         ],
     }
     store: list[Row] = [

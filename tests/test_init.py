@@ -31,7 +31,8 @@ def test_every_choice_is_a_line_that_can_be_read(chosen, tmp_path):
     assert config.cameras[0].source.kind == answers["source"]
     kinds = [sink.kind for sink in config.sinks]
     assert kinds[-2:] == ["store", "log"]
-    assert kinds[:-2] == {"none": [], "opcua": ["opcua"], "s7": ["s7"]}.get(answers["plc"], ["plc"])
+    modbus = {"none": [], "modbus-server": ["plc"], "modbus-client": ["plc"]}
+    assert kinds[:-2] == modbus.get(answers["plc"], [answers["plc"]])
 
 
 def test_yes_asks_nothing(tmp_path):
