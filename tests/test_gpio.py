@@ -104,6 +104,35 @@ def test_a_keeper_that_is_killed_or_hangs_leaves_no_pass_behind(
     assert last(tmp_path) == SAFE
 
 
+HOLDER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_gpio import beat, line, outcome, settings
+from line_worker.sink.gpio import Gpio
+sink = Gpio(settings(Path(sys.argv[2]), pass_ms=10_000), line(pass_line=1))
+sink.open()
+for number in range(10**6):
+    beat(sink, number)
+    if number == 1:
+        sink.deliver(outcome(0, left_ms=10_000), time.monotonic())
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_sink_that_is_killed_or_stopped_leaves_no_pass_behind(tmp_path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, "-c", HOLDER, str(Path(__file__).parent), str(tmp_path)]
+    with subprocess.Popen(command) as holder:
+        try:
+            wait_for(lambda: (tmp_path / "lines.jsonl").exists() and last(tmp_path)["pass"])
+            holder.send_signal(how)
+            wait_for(lambda: not last(tmp_path)["pass"], 5)
+            assert (last(tmp_path)["reject"], last(tmp_path)["stop"]) == (True, True)
+        finally:
+            holder.kill()
+
+
 LINE_TOML = """
 [line]
 name = "line-1"
@@ -126,6 +155,7 @@ pass_ms = 5000
 """
 
 
+@pytest.mark.long
 def test_a_line_whose_sink_is_killed_rejects_and_goes_on_and_its_end_rejects(short_path: Path) -> None:
     (short_path / "line.toml").write_text(LINE_TOML.format(folder=short_path))
     command = [sys.executable, "-m", "line_worker.cli", "serve", str(short_path / "line.toml")]

@@ -169,6 +169,7 @@ def test_a_server_that_stands_still_stores_nothing_and_nothing_counts(
     assert server.seqs() == [0]
 
 
+@pytest.mark.long
 def test_a_line_whose_server_is_down_for_a_while_loses_nothing(server: Server, short_path: Path) -> None:
     process = serve(short_path, f'kind = "nats"\nservers = ["{HOST}:{server.port}"]', 100)
     try:

@@ -251,6 +251,7 @@ def test_variables_of_another_type_or_without_the_right_to_write_are_named(monke
         served.close()
 
 
+@pytest.mark.long
 def test_a_plc_that_encrypts_is_spoken_to_by_its_certificate_alone(tmp_path: Path) -> None:
     pytest.importorskip("asyncua", reason="asyncua is missing: pip install 'line-worker[opcua]'")
     from asyncua import Server, ua
