@@ -26,6 +26,14 @@ def bundle_sha(bundle: Path) -> str:
         return ""
 
 
+def bundle_input(bundle: Path) -> Any:
+    """Return what pictures the bundle at `bundle` is for, None when it does not say."""
+    try:
+        return json.loads((bundle / "manifest.json").read_bytes()).get("input")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def activated(config: Config) -> Config:
     """Return `config` with the bundle that was activated in place of line.toml's.
 

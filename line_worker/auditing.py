@@ -26,7 +26,7 @@ from line_worker.hub.journal import READABLE, SCHEMA_VERSION
 from line_worker.verdicts import Reason, Verdict, reason_of, verdict_of
 
 SHOWN = 20  # ranges of keys that a report lists before it says "and more"
-SETTLE_S = 1.0
+SETTLE_S, LOOK_S = 10.0, 0.5  # how long parts of a running line may take to be decided, and between two looks
 
 Name = tuple[str, str, int]  # line, camera, epoch
 Ranges = tuple[tuple[int, int], ...]  # first and last of consecutive sequence numbers
@@ -89,15 +89,14 @@ def audit(journal: Path, settle_s: float = SETTLE_S) -> Audit:
     Raises:
         JournalError: the file is not there, is no journal, or is of another version.
     """
-    first = _read(journal)
-    if not any(books.missing for books in first):
-        return Audit(journal, first)
-    time.sleep(settle_s)
+    found = first = _read(journal)
+    until = time.monotonic() + settle_s
     before = {(books.line, books.camera, books.epoch): books.missing for books in first}
-    later = _read(journal)
-    return Audit(
-        journal, tuple(_settled(books, before.get((books.line, books.camera, books.epoch), ())) for books in later)
-    )
+    while any(books.missing for books in found) and time.monotonic() < until:
+        time.sleep(min(LOOK_S, settle_s))
+        later = _read(journal)
+        found = tuple(_settled(books, before.get((books.line, books.camera, books.epoch), ())) for books in later)
+    return Audit(journal, found)
 
 
 def _settled(books: Books, before: Ranges) -> Books:

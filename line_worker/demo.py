@@ -25,7 +25,7 @@ from line_worker.auditing import audit
 from line_worker.config import Config, parse
 from line_worker.progress import bars
 from line_worker.rehearsal import Rehearsal, Watcher
-from line_worker.verdicts import Verdict
+from line_worker.verdicts import Reason, Verdict
 
 GOOD_PARTS = 80  # drawn to learn from
 TRAIN_MINUTES = 1.0
@@ -186,7 +186,7 @@ def _show(console: Console, summary: Summary, watcher: Watcher, config: Config, 
             f"{'they balance' if summary.balanced else 'THEY DO NOT BALANCE'}[/]"
         ),
         f"escapes      {summary.escape:.1%} of the defective parts passed",
-        f"rejected     {summary.false_reject:.1%} of the good parts did not pass",
+        f"rejected     {summary.false_reject:.1%} of the good parts did not pass{_undecided(watcher)}",
         (
             f"answer time  {summary.p50_ms:g} ms at the median, {summary.p99_ms:g} ms for 99 of 100 "
             f"(deadline {DEADLINE_MS:g} ms)"
@@ -202,6 +202,15 @@ def _show(console: Console, summary: Summary, watcher: Watcher, config: Config, 
         f"outcomes     {folder / 'outcomes.jsonl'}",
     ]
     console.print(Panel("\n".join(lines), title="line-worker demo", expand=False))
+
+
+def _undecided(watcher: Watcher) -> str:
+    """Return how many parts nobody could decide in time, and what helps; nothing where all were."""
+    late = (Reason.DEADLINE, Reason.TOO_LATE, Reason.NO_WORKER, Reason.OVERLOAD)
+    count = sum(Reason(outcome.reason) in late for outcome in watcher.outcomes)
+    if not count:
+        return ""
+    return f";\n             {count} parts came too fast for this busy machine: try line-worker demo --rate 2"
 
 
 def _confusion(watcher: Watcher) -> Table:

@@ -79,6 +79,26 @@ def test_a_bundle_that_is_whole_and_reproduced(tiny_bundle: Path, tmp_path: Path
     assert "come out here as they did" in golden.text
 
 
+def test_a_bundle_that_takes_most_of_the_deadline_is_a_warning(tiny_bundle: Path, tmp_path: Path) -> None:
+    workers = {"bundle": str(tiny_bundle), "threads": 1}
+    slow = only(model.check_speed(station(tmp_path, workers=workers, camera={"deadline_ms": 0.5})))
+    well = only(model.check_speed(station(tmp_path, workers=workers, camera={"deadline_ms": 60_000})))
+    assert (slow.level, well.level) == (Level.WARNING, Level.OK)
+    assert "the shortest deadline is 0.5 ms" in slow.text
+
+
+def test_every_bundle_that_the_plc_can_choose_is_looked_at(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_bundle, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text("utf-8"))
+    manifest["input"]["shape"] = [48, 64]
+    (other / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    bundles = [tiny_bundle, other, tmp_path / "nowhere"]
+    recipes = [{"number": n + 1, "bundle": str(bundle)} for n, bundle in enumerate(bundles)]
+    found = list(model.check_recipes(station(tmp_path, workers={"bundle": str(tiny_bundle)}, recipes=recipes)))
+    assert [one.level for one in found] == [Level.OK, Level.ERROR, Level.ERROR]
+    assert "is for other pictures than" in found[1].text
+
+
 def damage_file(bundle: Path) -> None:
     weights = bundle / "weights.safetensors"
     data = bytearray(weights.read_bytes())

@@ -13,15 +13,17 @@ import cv2
 import numpy as np
 import pytest
 
+from line_worker.config import parse
 from line_worker.errors import ConfigError, SinkError
 from line_worker.live import HEADERS, UNDECIDED_S, Live
 from line_worker.live.board import SILENT_S, Board, part_of, percentile
 from line_worker.live.pages import STATIC, WAIT_S
-from line_worker.live.painter import REJECTS
+from line_worker.live.painter import REJECTS, Job
 from line_worker.live.pictures import to_jpeg
 from line_worker.live.words import REASONS, STATES, STOPS
 from line_worker.serving import with_page
 from line_worker.verdicts import Reason, StationState, StopCause
+from line_worker.wire.evidence import View
 from line_worker.wire.limits import LIVE_INLINE, LIVE_WAITING
 from live_bench import DEADLINE_MS, Bench, config, outcome, state, until
 
@@ -255,3 +257,22 @@ def test_serve_shows_the_page_unless_it_is_turned_off(tmp_path: Path) -> None:
 def test_off_loopback_without_token_and_tls_is_refused(tmp_path: Path, wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         config(tmp_path, **wrong)
+
+
+def test_of_a_part_that_several_cameras_see_the_view_that_did_not_pass_is_shown(tmp_path: Path) -> None:
+    plain = config(tmp_path).model_dump(mode="json")
+    [camera] = plain["cameras"]
+    plain["cameras"] = [camera, camera | {"name": "side"}]
+    plain["parts"] = [{"name": "pairs", "cameras": ["top", "side"]}]
+    pair = parse(plain)
+    live = Live(pair.sinks[0], pair)  # type: ignore[arg-type]
+    bad, good = outcome(0, Reason.ANOMALY), outcome(0)
+    good = replace(good, key=replace(good.key, camera="side"))
+    jobs = {one.key: Job(one.key, part_of(one, 100.0), None) for one in (good, bad)}
+    live._seen_by |= jobs
+    views = tuple(View(one.key, one.verdict, one.reason, 2.0, 1.0) for one in (good, bad))
+    whole = replace(bad, key=replace(bad.key, camera="pairs"), regions=(), views=views)
+    shown = live._whole(whole, Job(whole.key, part_of(whole, 100.0), None))
+    assert (shown.part["camera"], shown.part["view"], shown.part["verdict"]) == ("pairs", "top", "FAIL")
+    assert shown.part["regions"] == [[8, 4, 16, 12]]
+    assert live._seen_by == {}

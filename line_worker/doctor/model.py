@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from line_worker.activation import bundle_input
 from line_worker.config import Config
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.errors import BundleError, ConfigError
 
+SPEED_ROUNDS = 5
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -49,6 +52,49 @@ def _golden(config: Config) -> Finding:
         advice = "train again: without golden images nothing shows that this machine computes what the maker's did"
         return warning("golden images", "the bundle has none", advice)
     return ok("golden images", f"{count} come out here as they did where the bundle was made, on {model.device}")
+
+
+def check_speed(config: Config) -> Iterator[Finding]:
+    """A part is judged well within its deadline."""
+    from line_worker.worker.model import BundleModel
+
+    if config.workers.stub:
+        return
+    try:
+        model = BundleModel(config.workers)
+    except (BundleError, ConfigError):
+        return  # told where the golden images are
+    example, times = model.example(), []
+    for _ in range(SPEED_ROUNDS):
+        start = time.monotonic()
+        model.inspect([example])
+        times.append(time.monotonic() - start)
+    took_ms, deadline_ms = sorted(times)[SPEED_ROUNDS // 2] * 1000, min(c.deadline_ms for c in config.cameras)
+    text = f"a part takes {took_ms:.0f} ms here, the shortest deadline is {deadline_ms:g} ms"
+    if took_ms > deadline_ms / 2:
+        advice = "parts will be NO_DECISION when the machine is busy: raise deadline_ms, install line-worker[openvino]"
+        yield warning("speed", text, f"{advice}, or give the workers a GPU")
+    else:
+        yield ok("speed", f"{text}; {config.workers.count} worker(s) on idle cores take that long each")
+
+
+def check_recipes(config: Config) -> Iterator[Finding]:
+    """Every bundle that the PLC can choose is whole and for this line's pictures."""
+    from line_worker.bundles import verify
+
+    for recipe in config.recipes:
+        check, advice = f"recipe {recipe.number}", "the PLC will get REFUSED: correct its bundle"
+        try:
+            whole = verify(recipe.bundle).whole
+        except BundleError as failure:
+            yield error(check, str(failure), advice)
+            continue
+        if not whole:
+            yield error(check, f"{recipe.bundle}: is damaged", advice)
+        elif bundle_input(recipe.bundle) != bundle_input(config.workers.bundle):
+            yield error(check, f"{recipe.bundle}: is for other pictures than {config.workers.bundle}", advice)
+        else:
+            yield ok(check, f"{recipe.bundle}: is whole, and for this line's pictures")
 
 
 def check_shadows(config: Config) -> Iterator[Finding]:

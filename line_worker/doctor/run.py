@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from line_worker.activation import activated
 from line_worker.config import Config, load
 from line_worker.doctor import Finding, Level, error, host, keys, model, ok, plant, ways
 from line_worker.doctor.ways import Check
@@ -39,7 +40,7 @@ def run(path: Path, *, as_json: bool = False) -> int:
 def examine(path: Path) -> Iterator[Finding]:
     """Yield what is found, check by check; without a configuration nothing else can be."""
     try:
-        config = load(path)
+        config = activated(load(path))  # the bundle that it will judge with
     except ConfigError as failure:
         yield from (error("configuration", problem, f"correct {failure.where}") for problem in failure.problems)
         return
@@ -61,6 +62,8 @@ def _named(config: Config, running: bool) -> Iterator[tuple[str, Check]]:
 
 def _checks(config: Config, running: bool) -> Iterator[tuple[str, Check, float]]:
     yield "bundle", lambda: model.check_bundle(config), BUNDLE_S
+    yield "speed", lambda: model.check_speed(config), BUNDLE_S
+    yield "recipes", lambda: model.check_recipes(config), BUNDLE_S
     yield "shadows", lambda: model.check_shadows(config), LIMIT_S
     yield "device", lambda: model.check_device(config), BUNDLE_S
     for name, check in _named(config, running):

@@ -290,7 +290,8 @@ class Ledger(Epochs):
         """Yield recorded parts in sequence order, epoch by epoch; they are forgotten."""
         stands, self._stands = self._stands, []
         yield from stands
-        for name, epoch in list(self.epochs.items()):
+        # what several cameras have seen comes after what each of them has
+        for name, epoch in sorted(self.epochs.items(), key=lambda item: self.cameras[item[1].camera].gathered):
             while (part := epoch.next_released()) is not None:
                 assert part.decision is not None
                 view = self.cameras[part.key.camera].view

@@ -99,7 +99,10 @@ def checked(change: Change, *, less_sensitive: bool) -> Change:
         raise ConfigError(name, [f"{after:g} would inspect hardly anything: {most}; recalibrate the bundle instead"])
     if change.less_sensitive and less_sensitive is not True:
         raise ConfigError(
-            name, [f"{after:g} is above the bundle's own limit ({own:.4g}): more defects may pass; say so to have it"]
+            name,
+            [
+                f"{after:g} is above the bundle's own limit ({own:.4g}): more defects may pass; ask for that with --less-sensitive"
+            ],
         )
     return replace(change, after=float(after))
 

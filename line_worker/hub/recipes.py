@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from line_worker.activation import bundle_sha
+import structlog
+
+from line_worker.activation import bundle_input, bundle_sha
 from line_worker.config import Config
 from line_worker.errors import ConfigError
 from line_worker.hub.changeover import Changeover
 from line_worker.hub.swap import Phase
 from line_worker.verdicts import RecipeState
+
+log = structlog.get_logger()
 
 
 class Recipes:
@@ -23,6 +27,7 @@ class Recipes:
     def select(self, number: int) -> None:
         """Somebody wants the recipe of this number."""
         self._wanted, self._begun, self._refused = number, False, ""
+        log.info("recipe is wanted", recipe=number)
         if number not in self._paths:
             there = ", ".join(map(str, self._paths)) or "none"
             self._refused = f"recipe {number} was asked for and is not in the configuration; there are {there}"
@@ -42,8 +47,12 @@ class Recipes:
 
     def _begin(self, now: float) -> None:
         self._begun = True
+        path = self._paths[self._wanted]
+        if bundle_input(path) != bundle_input(self._changeover.config.workers.bundle):
+            self._refused = f"recipe {self._wanted}, {path}, is for other pictures; the line keeps what it has"
+            return
         try:
-            self._shas[self._wanted] = self._changeover.begin(self._paths[self._wanted], now)
+            self._shas[self._wanted] = self._changeover.begin(path, now)
         except ConfigError as error:
             self._refused = f"recipe {self._wanted} cannot be used ({error}); the line keeps what it has"
 

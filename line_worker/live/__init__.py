@@ -28,6 +28,7 @@ from line_worker.sink import QuietSink
 from line_worker.sink.crops import CropFolder
 from line_worker.sink.recent import RecentKeys
 from line_worker.sink.served import encryption
+from line_worker.verdicts import Verdict
 from line_worker.wire.control import ask
 from line_worker.wire.http import HttpServer
 from line_worker.wire.limits import LIVE_INLINE
@@ -60,8 +61,10 @@ class Live(QuietSink):
         self._headers: dict[FrameKey, Frame] = {}
         self._inline: dict[FrameKey, tuple[bytes, float]] = {}  # pictures out of messages, and when they came
         self._seen = RecentKeys()
-        parts = {parts.name: config.deadline_ms(parts.name) for parts in config.parts}
-        self._board = Board(config.line.name, self._deadlines | parts, sink.name, config.views())
+        self._parts = {parts.name: config.deadline_ms(parts.name) for parts in config.parts}
+        self._views = config.views()
+        self._seen_by: dict[FrameKey, Job] = {}  # views whose part is not decided
+        self._board = Board(config.line.name, self._deadlines | self._parts, sink.name, self._views)
         self._scores = Scores(self._deadlines)
         self._publish_at = float("-inf")
         self._painter: Painter | None = None
@@ -128,12 +131,28 @@ class Live(QuietSink):
         if self._painter is not None and outcome.key not in self._seen:
             self._seen.add(outcome.key)
             self._board.take(outcome, now)
-            if outcome.key.camera not in self._deadlines:
-                return True  # parts of several cameras have no picture of their own: their views are shown
-            self._scores.take(outcome)
-            part = part_of(outcome, self._deadlines.get(outcome.key.camera))
-            self._painter.take(Job(outcome.key, part, frame, inline))
+            camera = outcome.key.camera
+            part = part_of(outcome, (self._deadlines | self._parts).get(camera))
+            job = Job(outcome.key, part, frame, inline)
+            if camera in self._deadlines:
+                self._scores.take(outcome)
+            if camera not in self._views:
+                self._painter.take(self._whole(outcome, job) if camera in self._parts else job)
+            else:
+                self._seen_by[outcome.key] = job  # it is shown as its part's
+                if len(self._seen_by) > HEADERS:
+                    del self._seen_by[next(iter(self._seen_by))]
         return True
+
+    def _whole(self, outcome: Outcome, job: Job) -> Job:
+        """Return a part of several cameras with the picture that counted most: of a view that did not pass, or any."""
+        views = [self._seen_by.pop(view.key, None) for view in outcome.views]
+        seen = [view for view in views if view is not None]
+        worst = min(seen, key=lambda view: view.part["verdict"] == Verdict.PASS, default=None)
+        if worst is None:
+            return job
+        part = job.part | {"regions": worst.part["regions"], "view": worst.part["camera"]}
+        return Job(job.key, part, worst.frame, worst.inline)
 
     def beat(self, state: HubState, now: float) -> None:
         """Take the hub's state."""
