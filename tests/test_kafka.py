@@ -16,7 +16,7 @@ import pytest
 
 from broker_line import HOST, free_port, sink_of
 from line_worker.errors import ConfigError, SinkError
-from plc_station import outcome, wait_for
+from plc_station import outcome
 
 kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is missing: pip install 'line-worker[kafka]'")
 
@@ -131,7 +131,7 @@ def test_brokers_that_stand_still_store_nothing_that_counts_and_get_it_again(
     finally:
         cluster.send(signal.SIGCONT)
     monkeypatch.setattr("line_worker.sink.kafka.topic.CONNECT_S", 5.0)
-    wait_for(lambda: sink.deliver(outcome(1), 0.0))
+    assert sink.deliver(outcome(1), 0.0)
     sink.settle()
     assert sink.reachable() == (True, "")
     assert {key for key, _, _ in cluster.messages(topic, 2)} == {"line-1/top/7/0", "line-1/top/7/1"}

@@ -131,6 +131,7 @@ class Topic:
         if producer is not None:
             producer.purge()
             producer.flush(0)
+        self._stored, self._errors = set(), []  # what is said of what was thrown away is no news of what comes next
 
     def close(self) -> None:
         """Leave: everything that counts has been confirmed."""
