@@ -98,12 +98,8 @@ def checked(change: Change, *, less_sensitive: bool) -> Change:
         most = f"at most {HIGHEST:g} times the bundle's own ({own:.4g}) can be set"
         raise ConfigError(name, [f"{after:g} would inspect hardly anything: {most}; recalibrate the bundle instead"])
     if change.less_sensitive and less_sensitive is not True:
-        raise ConfigError(
-            name,
-            [
-                f"{after:g} is above the bundle's own limit ({own:.4g}): more defects may pass; ask for that with --less-sensitive"
-            ],
-        )
+        what = f"{after:g} is above the bundle's own limit ({own:.4g})"
+        raise ConfigError(name, [f"{what}: more defects may pass; ask for that with --less-sensitive"])
     return replace(change, after=float(after))
 
 
