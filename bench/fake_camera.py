@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 PROGRAM = "arv-fake-gv-camera-0.8"
 INSTALL = "apt-get install aravis-tools, pip install line-worker[gige]"
@@ -26,7 +27,6 @@ class FakeCamera:
     def __init__(self, lost: int = 0) -> None:
         self._lost = lost
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock = (Path(tempfile.gettempdir()) / "line-worker-fake-camera.lock").open("w")
 
     @staticmethod
     def installed() -> bool:
@@ -56,18 +56,29 @@ class FakeCamera:
             self._process = None
 
     def __enter__(self) -> FakeCamera:
-        until = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise TimeoutError(f"another {PROGRAM} is in use on this host") from None
-                time.sleep(0.1)
-        self.start()
+        self._lock = _alone()
+        try:
+            self.start()
+        except BaseException:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.kill()
         self._lock.close()
+
+
+def _alone() -> IO[str]:
+    """Wait until nobody else on this host has the fake camera; it is free again when the file is closed."""
+    lock = (Path(tempfile.gettempdir()) / "line-worker-fake-camera.lock").open("w")
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > until:
+                lock.close()
+                raise TimeoutError(f"another {PROGRAM} is in use on this host") from None
+            time.sleep(0.1)

@@ -101,7 +101,7 @@ def test_a_camera_that_waits_for_its_trigger_takes_one_picture_for_each(camera):
     try:
         frames.open()
         assert frames.fires
-        assert read(frames, 1, within_s=0.3) == []
+        assert read(frames, 1, within_s=gige.GONE_S + 0.3) == [], "it may be silent as long as it answers"
         for _ in range(3):
             frames.fire()
             assert len(read(frames, 1)) == 1
@@ -157,22 +157,6 @@ def test_a_camera_is_found_by_any_of_its_names(camera, device):
         frames.open()
     finally:
         frames.close()
-
-
-def test_a_triggered_camera_may_be_silent_and_is_fired_by_software(camera):
-    nodes = SMALL | {"TriggerSelector": "FrameStart", "TriggerMode": "On", "TriggerSource": "Software"}
-    frames = source(nodes=nodes)
-    try:
-        frames.open()
-        assert read(frames, 1, gige.GONE_S + 0.2) == [], "no picture and no error"
-        for _ in range(3):
-            frames.fire()
-            assert read(frames, 1)[0].pixels is not None
-    finally:
-        frames.close()
-    free = source(nodes={"TriggerMode": "Off"})  # the camera keeps what is set
-    free.open()
-    free.close()
 
 
 def test_a_silent_camera_is_told_when_it_may_not_be_silent(camera):
