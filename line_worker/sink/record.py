@@ -49,6 +49,7 @@ class Recorder(QuietSink):
     """See the module's text. `missing` counts the pictures that are not in the recording."""
 
     wants_frames = True
+    nice = 5  # what a recording misses is missing from a file; what a decision misses is a reject
 
     def __init__(
         self,
