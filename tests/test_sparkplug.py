@@ -65,14 +65,14 @@ class Host:
         self.client = Client(CallbackAPIVersion.VERSION2, "host", clean_session=True)
         self.client.on_connect = lambda *_: self.client.subscribe(f"{BASE}/#", qos=1)
         self.client.on_message = self._hear
-        self._there = False
+        self.there = False
         self.client.on_subscribe = self._subscribed
         self.client.reconnect_delay_set(1, 1)
         self.client.connect(HOST, port)
 
     def __enter__(self) -> Host:
         self.client.loop_start()
-        wait_for(lambda: self._there)
+        wait_for(lambda: self.there)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -80,7 +80,7 @@ class Host:
         self.client.loop_stop()
 
     def _subscribed(self, *_: object) -> None:
-        self._there = True
+        self.there = True
 
     def _hear(self, client: Client, data: object, message: Any) -> None:
         if "NCMD" not in message.topic:
@@ -232,9 +232,9 @@ def test_after_an_outage_the_station_is_born_again_and_nothing_is_missing(
     with pytest.raises(SinkError, match=rf"MQTT broker {HOST}:{broker.port}: cannot be reached.*stay with the hub"):
         sink.deliver(outcome(1), 0.0)
     host.heard.clear()
+    host.there = False
     broker.start()
-    wait_for(host.client.is_connected)
-    time.sleep(0.2)  # it subscribes
+    wait_for(lambda: host.there)
     sink.deliver(outcome(1), 0.0)
     sink.settle()
     wait_for(lambda: len(host.results()) == 1)
