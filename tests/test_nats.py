@@ -221,7 +221,7 @@ def test_a_wrong_password_is_said_so(tmp_path: Path) -> None:
     server = Server(tmp_path / "nats", "authorization { user: station, password: right }").start()
     secret = tmp_path / "secret"
     try:
-        for word, says in (("wrong", "cannot be used .*Authorization"), ("right", "")):
+        for word, says in (("wrong", "cannot be used .*check its .*username"), ("right", "")):
             secret.unlink(missing_ok=True)
             secret.write_text(word)
             secret.chmod(0o400)

@@ -163,14 +163,14 @@ def opcua_client(tmp_path: Path) -> AbstractContextManager[Bench]:
     nodes = "nsu=urn:simulated-plc;s=LineWorker.{name}"
 
     def settings(port: int) -> WrittenPlc:
-        return OpcUaClientSink(kind="opcua-client", url=f"opc.tcp://{HOST}:{port}", nodes=nodes)
+        return OpcUaClientSink(kind="opcua-client", url=f"opc.tcp://{HOST}:{port}", nodes=nodes, plc_heartbeat_ms=5000)
 
     return lasting(tmp_path, "--opcua", "asyncua", settings)
 
 
 def ethernet_ip(tmp_path: Path) -> AbstractContextManager[Bench]:
     def settings(port: int) -> WrittenPlc:
-        return EtherNetIpSink(kind="ethernet-ip", host=HOST, port=port)
+        return EtherNetIpSink(kind="ethernet-ip", host=HOST, port=port, plc_heartbeat_ms=5000)
 
     return lasting(tmp_path, "--ethernet-ip", "cpppo", settings)
 

@@ -106,9 +106,9 @@ class Nats(QuietSink):
 
     def reachable(self) -> tuple[bool, str]:
         """Whether the server is there, and why not."""
-        if self._stream is not None and self._stream.connected:
-            return True, ""
-        return False, (self._stream.trouble if self._stream is not None else "") or "not open"
+        if self._stream is None:
+            return False, "not open"
+        return (True, "") if self._stream.connected else (False, self._stream.trouble or "the connection was lost")
 
     def close(self) -> None:
         """Leave, in bounded time."""

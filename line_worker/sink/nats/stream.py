@@ -176,4 +176,4 @@ def _words(error: Exception) -> str:
     return str(error).removeprefix("nats: ") or type(error).__name__
 
 
-_LOOK = "check its power, network, servers, and that JetStream is on"
+_LOOK = "check its power, network, servers, username, and that JetStream is on"
