@@ -1,7 +1,7 @@
 """An OPC UA client for the register table as variables of a PLC; every failure is one SinkError and ends the session.
 
-A row is a variable. OPC UA promises no order between the variables of one request, so `toggle`, which tells the PLC
-that a result is there, is written alone and after the rest. What the PLC writes is read the other way round: first the
+A row is a variable. OPC UA promises no order between the variables of one request, so `toggle` and `sync`, which
+tell the PLC that all is there, are written after the rest. What the PLC writes is read the other way round: first the
 acknowledgement and the count of triggers, then what they are about.
 """
 
@@ -28,7 +28,7 @@ from line_worker.sink.secret import read_secret
 CONNECT_S = 3.0  # keys and certificates take a small PLC a while
 CLOSE_S = 1.0
 SESSION_MS = 10_000  # so long a PLC keeps the session of a station that has crashed
-LAST = "toggle"
+LAST = ("toggle", "sync")  # in this order: a new `sync` tells the PLC which `toggle` it has seen already
 _KINDS = {"u16": ua.VariantType.UInt16, "u32": ua.VariantType.UInt32, "f32": ua.VariantType.Float}
 
 logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # its complaints come back to us as errors of our own
@@ -133,8 +133,9 @@ class NodeClient:
         return found.Value.Value
 
     async def _write(self, values: dict[str, Any]) -> None:
-        rest = [row for row in TABLE if row.name in values and row.name != LAST]
-        for rows in (rest, [row for row in TABLE if row.name == LAST and LAST in values]):
+        rest = [row for row in TABLE if row.name in values and row.name not in LAST]
+        last = [_ROWS[name] for name in LAST if name in values]
+        for rows in (rest, last):
             if rows:
                 await self._write_rows(rows, values)
 
@@ -176,6 +177,7 @@ class NodeClient:
             self._loop = None
 
 
+_ROWS = {row.name: row for row in TABLE}
 _COUNTS = ("ack_toggle", "triggers")
 _COUNTS_FIRST = sorted((row for row in TABLE if row.direction == "from PLC"), key=lambda row: row.name not in _COUNTS)
 
