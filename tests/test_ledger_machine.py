@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, cast
 
 from hypothesis import strategies as st
@@ -42,7 +43,13 @@ class MemoryJournal:
     def find(self, key: FrameKey) -> Outcome | None:
         return None
 
-    def write(self, parts: list[Part], announced: dict[tuple[str, int], int], cursors: dict[str, int]) -> list[int]:
+    def write(
+        self,
+        parts: list[Part],
+        announced: dict[tuple[str, int], int],
+        cursors: dict[str, int],
+        opened: Iterable[Part] = (),
+    ) -> list[int]:
         if self.broken:
             raise JournalError("the disk is full")
         self.announced |= announced
