@@ -12,6 +12,7 @@ from line_worker.cli import main
 QUICK = ["--rounds", "1", "--seconds", "1", "--browsers", "1", "--size", "320x240", "--workers", "1"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 def test_the_line_is_measured_without_and_with_a_browser(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -17,6 +17,7 @@ from line_worker.wire.recording import RecordingMeta, Trigger
 from line_worker.wire.recording_writer import RecordingWriter
 
 
+@pytest.mark.long
 def test_a_recorded_line_lacks_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["--size", "320x240", "--rate", "50", "--seconds", "0.6", "--runs", "1", "--place", str(tmp_path)]
     with pytest.raises(SystemExit) as end:

@@ -15,6 +15,7 @@ COUNTS = ["announced", "pass", "fail", "no_decision", "balanced", "false_reject"
 TIMES = ["p50_ms", "p99_ms", "plc_received", "train_s", "total_s"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_demo_finds_the_defects_and_balances_its_books(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "line-worker"), "demo", "--json", "--keep", str(tmp_path)]

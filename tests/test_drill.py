@@ -126,6 +126,7 @@ def test_while_no_hub_was_there_nothing_can_be_in_time() -> None:
 # ---- real lines ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_short_drill_of_a_real_line(tmp_path: Path) -> None:
     report = drill(Asked(minutes=0.3, seed=2, every_s=0.7, rate=60, keep=tmp_path))
     assert report.held, report.verdicts.wrong

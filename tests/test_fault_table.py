@@ -253,7 +253,7 @@ def test_row_19_a_hanging_hub_is_killed_by_its_watchdog_and_leaves_its_stacks(tm
     line = Broken(tmp_path, 200)
     outcomes = line.run("hub", SIGNALS["hang"])
     assert outcomes.total() == 200
-    assert outcomes["PASS 0"] >= 100
+    assert line.rehearsal.watcher.outcomes[-1].passed, "with the next hub the line goes on"
     assert re.search(r'File ".*saboteur\.py", line \d+ in hang', line.log)
     hubs = {state.instance for state in line.rehearsal.watcher.states}
     assert len(hubs) == 2

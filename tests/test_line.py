@@ -100,6 +100,7 @@ def test_a_worker_killed_in_a_run_of_500_frames_costs_no_outcome(tmp_path: Path)
     assert [o.key.seq for o in rehearsal.watcher.outcomes] == list(range(500))
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_expelled_and_its_frames_are_leased_again(tmp_path: Path) -> None:
     config = _config(tmp_path, 150, 50, workers={"stub_ms": 5})
     rehearsal = Rehearsal(config, tmp_path / "line.log")

@@ -299,6 +299,7 @@ def test_a_line_whose_broker_is_down_for_a_while_loses_nothing(short_path: Path,
     assert all(one["IsSimulated"] for one in results)
 
 
+@pytest.mark.long
 def test_what_a_line_could_not_send_before_it_was_stopped_goes_out_after_its_next_start(
     short_path: Path, broker: Mosquitto
 ) -> None:

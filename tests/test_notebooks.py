@@ -16,9 +16,8 @@ def test_there_are_two():
     assert len(NOTEBOOKS) == 2
 
 
-@pytest.mark.parametrize(
-    "notebook", [NOTEBOOKS[0], pytest.param(NOTEBOOKS[1], marks=pytest.mark.long)], ids=lambda path: path.stem
-)
+@pytest.mark.long
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(notebook, tmp_path):
     environment = {**os.environ, "LINE_WORKER_NOTEBOOK": str(tmp_path)}
     command = [sys.executable, "-W", "error", str(notebook)]

@@ -251,6 +251,7 @@ async def _read_for_ever(peer: Peer) -> None:
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_line_serves_its_newest_result_also_after_a_crash_and_ends_in_good_order(short_path: Path) -> None:
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]

@@ -171,6 +171,7 @@ def test_a_result_is_never_read_half_written(station: Station) -> None:
     assert len(seen) > 20
 
 
+@pytest.mark.long
 def test_an_outcome_is_readable_within_ten_milliseconds_at_fifty_parts_a_second(station: Station) -> None:
     """A PLC that polls without pause sees the result; the figure for the README is printed (`pytest -s`)."""
 

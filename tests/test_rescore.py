@@ -139,6 +139,7 @@ def test_results_of_another_bundle_are_not_mixed(tmp_path):
         Results(tmp_path / "r.jsonl", "b", resume=True)
 
 
+@pytest.mark.long
 def test_the_bench_says_how_many_pictures_a_second(bundle, folder, capsys):
     options = ["--bundle", str(bundle), "--processes", "2", "--rounds", "1", "--json"]
     with pytest.raises(SystemExit) as end:

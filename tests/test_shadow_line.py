@@ -110,6 +110,7 @@ def _check(one: Comparison, outcome: Any, folder: Path) -> None:
     assert (folder / one.picture).is_file() if one.differs else not one.picture
 
 
+@pytest.mark.long
 def test_one_that_hangs_and_is_killed_changes_nothing(tiny_bundle: Path, tmp_path: Path) -> None:
     config = line(tmp_path, "stub", tiny_bundle, give_way=True, part="noise", rate=50, parts=300)
     rehearsal = Shadowed(config, tmp_path / "log", HERE)
@@ -141,6 +142,7 @@ def test_one_that_hangs_and_is_killed_changes_nothing(tiny_bundle: Path, tmp_pat
     assert any("shadow shadow: is not connected" in text for state in since for text in state.warnings)
 
 
+@pytest.mark.long
 def test_one_that_does_not_get_the_processor_to_stop_is_killed_and_the_line_ends_well(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:

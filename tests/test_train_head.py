@@ -66,6 +66,7 @@ def ranking(result: TrainResult) -> float:
     return auroc(np.array(scores[8:]), np.array(scores[:8]))
 
 
+@pytest.mark.long
 def test_the_network_locates_as_well_as_the_background(good, tmp_path):
     stages: list[str] = []
     plain = train(quick(good, tmp_path / "plain", locate="background"))

@@ -381,6 +381,7 @@ timeout_s = 1
 """
 
 
+@pytest.mark.long
 def test_a_line_whose_server_fails_hangs_and_restarts_loses_nothing(short_path: Path) -> None:
     first = Peer()
     (short_path / "secret").write_bytes(SECRET)
