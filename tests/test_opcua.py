@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from left_behind import let_go_of_connections
 from line_worker.errors import SinkError
 from line_worker.sink.opcua import OpcUaOutput
 from line_worker.sink.plc.registers import TABLE, Plc
@@ -26,6 +27,12 @@ from plc_station import sink_process, wait_for
 
 pytest.importorskip("asyncua", reason="asyncua is missing: pip install 'line-worker[opcua]'")
 from asyncua import Client, ua
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_nothing_behind() -> Iterator[None]:
+    yield
+    let_go_of_connections()
 
 
 @pytest.fixture(scope="module")

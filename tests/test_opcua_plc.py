@@ -13,12 +13,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from left_behind import let_go_of_connections
 from line_worker.sink.plc.registers import TABLE, Code, Fault, Result
 from opcua_peer import HOST, NEWEST, Station, connected, line, outcome
 from plc_station import wait_for
 
 pytest.importorskip("asyncua", reason="asyncua is missing: pip install 'line-worker[opcua]'")
 from asyncua import ua
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_nothing_behind() -> Iterator[None]:
+    yield
+    let_go_of_connections()
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from left_behind import let_go_of_connections
 from line_worker.config import (
     EtherNetIpSink,
     MqttSink,
@@ -197,6 +198,7 @@ def opcua(tmp_path: Path) -> Iterator[Bench]:
     stop.set()
     if peer.ident is not None:
         peer.join()
+    let_go_of_connections()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from left_behind import let_go_of_connections
 from line_worker.config import EtherNetIpSink, OpcUaClientSink, WrittenPlc
 from line_worker.errors import SinkError
 from line_worker.sink.plc import PlcOutput
@@ -29,6 +30,13 @@ from line_worker.sink.plc.registers import FROM_PLC, TO_PLC, Active, Result, Sta
 from plc_process import PlcProcess, Wire, deliver_all, free_port, why_not
 from plc_station import HOST, outcome, wait_for
 from plc_station import Station as Running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_nothing_behind() -> Iterator[None]:
+    yield
+    let_go_of_connections()
+
 
 PATIENT = {"queue": 64, "plc_heartbeat_ms": 5000}  # cpppo takes 20 ms for a request, and more beside other work
 NUMBERS = count(0, 100)  # a PLC refuses a part whose number is not larger than the last one's
