@@ -19,6 +19,7 @@ from line_worker.activation import bundle_sha
 from line_worker.auditing import audit
 from line_worker.config import Config, parse
 from line_worker.errors import LineWorkerError
+from line_worker.rehearsal import Rehearsal
 from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.supervisor import Supervisor
 from line_worker.verdicts import Reason, RecipeState, StationState
@@ -159,3 +160,17 @@ def test_the_plc_chooses_the_bundle_by_its_number(tiny_bundle: Path, short_path:
         assert run.plc.books[-1].bundle16 == int(bundle_sha(bundles[1])[:4], 16)
     finally:
         run.close()
+
+
+def test_a_clock_triggers_so_many_parts_a_second_whatever_the_source_gives(short_path: Path) -> None:
+    source = {"kind": "synthetic", "part": "noise", "parts": 12, "rate": 1000, "width": 160, "height": 120}
+    camera = {"name": "top", "deadline_ms": 5000, "max_frame_mb": 1, "source": source}
+    camera["trigger"] = {"kind": "interval", "every_ms": 50}
+    more = {"cameras": [camera], "parts": [], "sinks": [{"kind": "log", "path": str(short_path / "outcomes.jsonl")}]}
+    rehearsal = Rehearsal(config_in(short_path, "server", **more), short_path / "line.log")
+    begin = time.monotonic()
+    rehearsal.run()
+    seen = [outcome.trigger for outcome in rehearsal.watcher.outcomes if outcome.passed]
+    assert seen == sorted(set(seen)), "each trigger once, in order"
+    assert len(seen) == 12, "every picture was asked for once"
+    assert time.monotonic() - begin > 11 * 0.05

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from line_worker.errors import SinkError
 from line_worker.sink import QuietSink
+from line_worker.sink.again import Again
 from line_worker.sink.machine_vision import result_of, silent_state, simulated_cameras, state_of
 from line_worker.sink.messages import encoded
 from line_worker.sink.mqtt.message import Message
@@ -27,10 +26,7 @@ if TYPE_CHECKING:
     from line_worker.sink.mqtt.broker import Broker, Receipt
     from line_worker.wire.messages import FrameKey, HubState, Outcome
 
-log = structlog.get_logger()
-
 HUB_SILENT_S = 1.0
-AGAIN_S = (0.5, 10.0)  # between two attempts to reach the broker while there is nothing to send
 
 
 class Mqtt(QuietSink):
@@ -46,7 +42,7 @@ class Mqtt(QuietSink):
         self._state: dict[str, Any] = {}
         self._told: dict[str, Any] = {}
         self._hub_at = float("inf")
-        self._again_at, self._again_s, self._trouble = 0.0, AGAIN_S[0], ""
+        self._again = Again("broker")
         self.duplicates = 0
 
     def open(self) -> None:
@@ -115,19 +111,10 @@ class Mqtt(QuietSink):
             self._state = silent_state(self._state)
         if self._broker is None:
             return
-        try:
-            if self._broker.connected:
-                self._tell()
-            elif now >= self._again_at:
-                self._connect()
-        except SinkError as error:
-            if str(error) != self._trouble:
-                log.warning("broker cannot be reached", error=str(error))
-            self._trouble, self._again_at = str(error), now + self._again_s
-            self._again_s = min(self._again_s * 2, AGAIN_S[1])
-        else:
-            if self._broker.connected:
-                self._trouble, self._again_s = "", AGAIN_S[0]
+        if self._broker.connected:
+            self._again.attempt(self._tell, now)
+        elif self._again.due(now):
+            self._again.attempt(self._connect, now)
 
     def _tell(self) -> None:
         assert self._broker is not None
@@ -139,7 +126,7 @@ class Mqtt(QuietSink):
         """Whether the broker is there, and why not."""
         if self._broker is not None and self._broker.connected:
             return True, ""
-        return False, self._trouble or (self._broker.trouble if self._broker is not None else "not open")
+        return False, self._again.trouble or (self._broker.trouble if self._broker is not None else "not open")
 
     def close(self) -> None:
         """Say that we are offline, and leave."""

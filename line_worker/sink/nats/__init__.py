@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
 from line_worker.errors import SinkError
 from line_worker.sink import QuietSink
+from line_worker.sink.again import Again
 from line_worker.sink.messages import Messages
 from line_worker.sink.recent import RecentKeys
 
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from line_worker.config import Config, NatsSink
     from line_worker.sink.nats.stream import Publication, Stream
     from line_worker.wire.messages import FrameKey, Outcome
-
-log = structlog.get_logger()
-
-AGAIN_S = (0.5, 10.0)  # between two attempts to reach the server while there is nothing to send
 
 
 class Nats(QuietSink):
@@ -38,7 +33,7 @@ class Nats(QuietSink):
         self._stream: Stream | None = None
         self._waiting: list[tuple[FrameKey, Publication]] = []
         self._stored = RecentKeys()
-        self._again_at, self._again_s, self._trouble = 0.0, AGAIN_S[0], ""
+        self._again = Again("NATS")
         self.duplicates = 0
 
     def open(self) -> None:
@@ -92,17 +87,8 @@ class Nats(QuietSink):
 
     def poll(self, now: float) -> None:
         """Look for a server that is away."""
-        if self._stream is None or self._stream.connected or now < self._again_at:
-            return
-        try:
-            self._stream.connect()
-        except SinkError as error:
-            if str(error) != self._trouble:
-                log.warning("NATS cannot be reached", error=str(error))
-            self._trouble, self._again_at = str(error), now + self._again_s
-            self._again_s = min(self._again_s * 2, AGAIN_S[1])
-        else:
-            self._trouble, self._again_s = "", AGAIN_S[0]
+        if self._stream is not None and not self._stream.connected and self._again.due(now):
+            self._again.attempt(self._stream.connect, now)
 
     def reachable(self) -> tuple[bool, str]:
         """Whether the server is there, and why not."""

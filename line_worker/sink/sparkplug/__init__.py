@@ -19,6 +19,7 @@ import structlog
 
 from line_worker.errors import SinkError
 from line_worker.sink import QuietSink
+from line_worker.sink.again import Again
 from line_worker.sink.machine_vision import silent_state, simulated_cameras, state_of
 from line_worker.sink.recent import RecentKeys
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 HUB_SILENT_S = 1.0
-AGAIN_S = (0.5, 10.0)  # between two attempts to reach the broker while there is nothing to send
 
 
 class Sparkplug(QuietSink):
@@ -47,7 +47,7 @@ class Sparkplug(QuietSink):
         self._taken = RecentKeys()
         self._state: dict[str, Any] = {}
         self._hub_at = float("inf")
-        self._again_at, self._again_s, self._trouble = 0.0, AGAIN_S[0], ""
+        self._again = Again("broker")
         self.duplicates = 0
 
     def open(self) -> None:
@@ -134,20 +134,14 @@ class Sparkplug(QuietSink):
             self._state = silent_state(self._state)
         if self._broker is None:
             return
-        try:
-            if self._broker.connected:
-                self._answer()
-                self._tell_state()
-            elif now >= self._again_at:
-                self._connect()
-        except SinkError as error:
-            if str(error) != self._trouble:
-                log.warning("broker cannot be reached", error=str(error))
-            self._trouble, self._again_at = str(error), now + self._again_s
-            self._again_s = min(self._again_s * 2, AGAIN_S[1])
-        else:
-            if self._broker.connected:
-                self._trouble, self._again_s = "", AGAIN_S[0]
+        if self._broker.connected:
+            self._again.attempt(self._keep_up, now)
+        elif self._again.due(now):
+            self._again.attempt(self._connect, now)
+
+    def _keep_up(self) -> None:
+        self._answer()
+        self._tell_state()
 
     def _answer(self) -> None:
         from line_worker.sink.sparkplug.node import REBIRTH
@@ -168,7 +162,7 @@ class Sparkplug(QuietSink):
         """Whether the broker is there, and why not."""
         if self._broker is not None and self._broker.connected:
             return True, ""
-        return False, self._trouble or (self._broker.trouble if self._broker is not None else "not open")
+        return False, self._again.trouble or (self._broker.trouble if self._broker is not None else "not open")
 
     def close(self) -> None:
         """Say that the station is gone, and leave."""
