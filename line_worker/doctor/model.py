@@ -7,18 +7,22 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from line_worker.activation import bundle_input
 from line_worker.config import Config
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.errors import BundleError, ConfigError
 
+if TYPE_CHECKING:
+    from line_worker.worker.model import Model
+
 SPEED_ROUNDS = 5
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def check_bundle(config: Config) -> Iterator[Finding]:
-    """Every file is what its maker wrote, and the golden images come out as they did there."""
+    """Every file is what its maker wrote, the golden images come out as there, and a part does not take long."""
     if config.workers.stub:
         advice = 'name a bundle in workers.bundle before parts depend on it: "stub" only measures the line'
         yield warning("bundle", "there is none: every intact frame passes", advice)
@@ -36,34 +40,31 @@ def check_bundle(config: Config) -> Iterator[Finding]:
         yield error("bundle", f"{path}: is damaged: {what}"[:500], "copy it again from where it was made")
         return
     yield ok("bundle", f"{path}: {found.files} files are whole, {(found.sha or '')[:12]}")
-    yield _golden(config)
+    yield from _judging(config)
 
 
-def _golden(config: Config) -> Finding:
+def _judging(config: Config) -> Iterator[Finding]:
+    """Look at how the bundle judges on this machine's device: as where it was made, and fast enough."""
     from line_worker.worker.model import BundleModel
 
     try:
         model = BundleModel(config.workers)
     except (BundleError, ConfigError) as failure:
         advice = "no worker will start with it; train it with this version, or correct workers.device and runtime"
-        return error("golden images", str(failure), advice)
+        yield error("golden images", str(failure), advice)
+        return
     count = len(json.loads((config.workers.bundle / "manifest.json").read_bytes())["golden"])
     if not count:
         advice = "train again: without golden images nothing shows that this machine computes what the maker's did"
-        return warning("golden images", "the bundle has none", advice)
-    return ok("golden images", f"{count} come out here as they did where the bundle was made, on {model.device}")
+        yield warning("golden images", "the bundle has none", advice)
+    else:
+        text = f"{count} come out here as they did where the bundle was made, on {model.device}"
+        yield ok("golden images", text)
+    yield _speed(config, model)
 
 
-def check_speed(config: Config) -> Iterator[Finding]:
-    """A part is judged well within its deadline."""
-    from line_worker.worker.model import BundleModel
-
-    if config.workers.stub:
-        return
-    try:
-        model = BundleModel(config.workers)
-    except (BundleError, ConfigError):
-        return  # told where the golden images are
+def _speed(config: Config, model: Model) -> Finding:
+    """Say whether a part is judged well within its deadline."""
     example, times = model.example(), []
     for _ in range(SPEED_ROUNDS):
         start = time.monotonic()
@@ -73,9 +74,8 @@ def check_speed(config: Config) -> Iterator[Finding]:
     text = f"a part takes {took_ms:.0f} ms here, the shortest deadline is {deadline_ms:g} ms"
     if took_ms > deadline_ms / 2:
         advice = "parts will be NO_DECISION when the machine is busy: raise deadline_ms, install line-worker[openvino]"
-        yield warning("speed", text, f"{advice}, or give the workers a GPU")
-    else:
-        yield ok("speed", f"{text}; {config.workers.count} worker(s) on idle cores take that long each")
+        return warning("speed", text, f"{advice}, or give the workers a GPU")
+    return ok("speed", f"{text}; {config.workers.count} worker(s) on idle cores take that long each")
 
 
 def check_recipes(config: Config) -> Iterator[Finding]:

@@ -62,7 +62,6 @@ def _named(config: Config, running: bool) -> Iterator[tuple[str, Check]]:
 
 def _checks(config: Config, running: bool) -> Iterator[tuple[str, Check, float]]:
     yield "bundle", lambda: model.check_bundle(config), BUNDLE_S
-    yield "speed", lambda: model.check_speed(config), BUNDLE_S
     yield "recipes", lambda: model.check_recipes(config), BUNDLE_S
     yield "shadows", lambda: model.check_shadows(config), LIMIT_S
     yield "device", lambda: model.check_device(config), BUNDLE_S
