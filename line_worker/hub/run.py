@@ -164,11 +164,9 @@ class Hub:
             outcome = self.books.outcome(part, now)
             self.outbox.offer(outcome)
             self.drift.take(outcome)
-            if part.gathered and part.challenge:
-                pass  # its views are known to be bad, and counted
-            elif part.challenge:
+            if part.challenge and not part.gathered:  # of a gathered part its views are known to be bad, and counted
                 self.guard.take_known_bad(outcome, now)
-            elif part.row:  # else an earlier hub has counted it
+            elif part.row and not part.challenge:  # 0: an earlier hub has counted it
                 self.guard.take(outcome)
             self.monitor.take(outcome, now)
             if outcome.verdict == Verdict.NO_DECISION:

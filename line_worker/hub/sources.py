@@ -123,8 +123,9 @@ class Sources:
         if is_crowded(self._ledger, frame.key):
             self._peers.charge(peer, BURST)
             return
-        t0 = self._fired.get((frame.key.camera, frame.trigger), heard)  # a source that was stopped has lost that time
-        frame = replace(frame, age_ms=max(frame.age_ms, (heard - t0) * 1000))
+        t0 = self._fired.get((frame.key.camera, frame.trigger))
+        if t0 is not None:  # a source that was stopped does not know how long ago that was
+            frame = replace(frame, age_ms=max(frame.age_ms, (heard - t0) * 1000))
         if not self._ledger.announce(frame, frame.pixels, heard):
             self._jumped(peer, frame.key.camera, frame.key.epoch)
             return
