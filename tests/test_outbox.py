@@ -215,6 +215,9 @@ def test_frames_are_copied_to_those_who_asked(bench: Bench) -> None:
     assert bench.outbox.wants_frames
     frame = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (2, 2), "uint8", "gray", 1, "inline")
     bench.outbox.tap(m.Tap(frame, b"1234"))
+    sink.turns(0.05)
+    assert sink.heard == [], "the workers come first"
+    bench.outbox.send_taps()
     sink.turns(1.0, lambda: bool(sink.heard))
     log.turns()
     assert (sink.heard, log.heard) == ([m.Tap(frame, b"1234")], [])
@@ -259,6 +262,7 @@ def test_a_shadow_that_hangs_takes_nothing_from_the_others(bench: Bench) -> None
     header = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (1, 1), "uint8", "gray", 0, "inline")
     for _ in range(5000):  # it reads none of them
         bench.outbox.tap(m.Tap(header, bytes(100)))
+    bench.outbox.send_taps()
     [view] = [view for view in bench.outbox.views() if view.name == "shadow"]
     assert view.taps_lost > 1000
     bench.write(20)
@@ -277,6 +281,7 @@ def test_a_page_gets_pictures_out_of_messages_now_and_then_and_all_headers(bench
         before = len(page.heard)
         for one in frames:
             bench.outbox.tap(m.Tap(one, b"1234"))
+        bench.outbox.send_taps()
         page.turns(1.0, lambda: len(page.heard) == before + len(frames))
         return [(tap.frame.key.camera, tap.pixels) for tap in page.heard[before:] if isinstance(tap, m.Tap)]
 

@@ -15,12 +15,13 @@ import pytest
 from line_worker.config import Config, parse
 from line_worker.errors import SinkError
 from line_worker.sink import make_sink
-from line_worker.sink.record import Recorder
+from line_worker.sink.record import HOLD_S, Recorder
 from line_worker.verdicts import Reason
 from line_worker.wire import recording_writer
 from line_worker.wire.frames import FrameRing, checksum
 from line_worker.wire.messages import Frame, FrameKey, Outcome
 from line_worker.wire.recording import RecordedFrame, Recording, read_recording
+from live_bench import until
 
 SIDE = 200
 
@@ -183,6 +184,20 @@ def test_a_queue_that_is_full_costs_pictures_and_no_time(config: Config, tmp_pat
     assert len(outcomes) == 50, "outcomes are small and always fit"
 
 
+def test_a_picture_is_written_after_an_outcome_or_a_moment_later(recorder: Recorder) -> None:
+    recorder.open()
+    thread = recorder._thread
+    assert thread is not None
+    recorder.tap(header(0), picture(0).tobytes())
+    recorder.poll(time.monotonic())
+    assert (thread.tasks.qsize(), thread.writer.frames) == (0, 0), "the line may be judging this very part"
+    recorder.deliver(outcome(0), 0.0)
+    until(lambda: thread.writer.frames == 1)
+    recorder.tap(header(1), picture(1).tobytes())
+    recorder.poll(time.monotonic() + 2 * HOLD_S)
+    until(lambda: thread.writer.frames == 2)
+
+
 def test_what_came_before_the_recording_is_acknowledged_and_left_out(recorder: Recorder, tmp_path: Path) -> None:
     recorder.open()
     assert recorder.deliver(outcome(0), 0.0)
@@ -222,6 +237,7 @@ sink.open()
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 for seq in range(10):
     sink.tap(header(seq), picture(seq).tobytes())
+    sink.poll(time.monotonic() + 1)
     while sink.reachable()[0] and not sink._thread.tasks.empty():  # or all would be one chunk, which is cut
         time.sleep(0.001)
 while sink.reachable()[0]:

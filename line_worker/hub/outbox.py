@@ -64,6 +64,7 @@ class Outbox:
         self._peers, self._channel, self._journal, self._expected = peers, peers.channel, journal, expected
         self._shadows, self._pages = shadows, pages
         self._readers: dict[str, Reader] = {}
+        self._taps: list[Tap] = []
         self._moved: dict[str, int] = {}  # cursors to be written with the next commit
         self._newest = journal.last_row()
 
@@ -141,15 +142,21 @@ class Outbox:
                 reader.sent = outcome.row
 
     def tap(self, tap: Tap) -> None:
-        """Send a copy of an announced frame to those who asked; a full queue loses it, counted.
+        """Keep a copy of an announced frame for those who asked, until `send_taps`."""
+        self._taps.append(tap)
+
+    def send_taps(self) -> None:
+        """Send the copies that were kept: once the workers have their parts. A full queue loses them, counted.
 
         Of pictures inside messages a page gets one a camera for every sign of life, otherwise headers: one that hangs
         would be owed a queue full of them.
         """
-        for name, reader in self._readers.items():
-            told = self._sampled(reader, tap) if name in self._pages and tap.pixels else tap
-            if reader.hello.frames and not self._channel.send(told, reader.peer):
-                reader.taps_lost += 1
+        taps, self._taps = self._taps, []
+        for tap in taps:
+            for name, reader in self._readers.items():
+                told = self._sampled(reader, tap) if name in self._pages and tap.pixels else tap
+                if reader.hello.frames and not self._channel.send(told, reader.peer):
+                    reader.taps_lost += 1
 
     @staticmethod
     def _sampled(reader: Reader, tap: Tap) -> Tap:

@@ -130,6 +130,7 @@ class Hub:
         if self.stopping:
             self.ledger.stop(now)
         self.workers.lease(now)
+        self.outbox.send_taps()
         beat = now - self._beat_at >= BEAT_S
         self._record(now, beat=beat)
         self._release()

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 256 * 1024  # small pictures share a chunk, large ones have their own: damage costs little
 MIN_FREE = 64_000_000  # bytes of disk without which none is begun: a full disk must not fill with beginnings
-SYNC_BYTES = 16_000_000  # written to disk at a time: with 64 MB the journal on the same disk waited up to 330 ms
+SYNC_BYTES = 16_000_000  # at most so much is on its way to the disk: with 64 MB the journal waited up to 330 ms
+TRAIL_BYTES = 8_000_000  # what was written last and may still have to leave the page cache
 
 
 class RecordingWriter:
@@ -131,9 +132,15 @@ class RecordingWriter:
     def _end_chunk(self) -> None:
         self._unsynced += self._writer.waiting_bytes
         self._writer.end_chunk()
+        self._start_writing()
         if self._unsynced > SYNC_BYTES:
             self._unsynced = 0
             os.fdatasync(self._file.fileno())
+
+    def _start_writing(self) -> None:
+        """Have the disk begin, and drop what it has: a journal beside must not wait for one burst of many pictures."""
+        start = max(0, self._file.tell() - TRAIL_BYTES)
+        os.posix_fadvise(self._file.fileno(), start, 0, os.POSIX_FADV_DONTNEED)
 
     def _image_channel(self, camera: str) -> int:
         topic = f"/{camera}/{self._kind.topic}"
