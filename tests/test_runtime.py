@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -151,6 +154,25 @@ def test_a_result_of_openvino_is_not_overwritten_by_the_next(both):
     second = inspection._maps(picture(inspection, 3))
     assert torch.equal(first, kept)
     assert not torch.equal(first, second)
+
+
+@needs_openvino
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: nothing to be pinned to")
+def test_openvinos_threads_may_run_on_every_processor(both):
+    one, seen, samples = picture(both["hybrid"][1], 4), set[frozenset[int]](), 200
+    here = threading.get_native_id()
+
+    def watch() -> None:
+        for _ in range(samples):
+            seen.add(frozenset(os.sched_getaffinity(here)))
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch)
+    before = os.sched_getaffinity(here)
+    watcher.start()
+    while watcher.is_alive():
+        both["hybrid"][1]._maps(one)
+    assert seen == {frozenset(before)}, "pinned while it computes: all workers of a host would share one processor"
 
 
 @needs_openvino

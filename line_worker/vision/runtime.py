@@ -50,6 +50,7 @@ def compile_openvino(
 
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,  # it would pin the threads of every worker of a host to the same cores
         "INFERENCE_PRECISION_HINT": "f32",  # half precision would move scores by more than the tolerance
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
