@@ -139,6 +139,7 @@ def test_no_source_may_announce_parts_under_the_groups_name(rig: Triggered) -> N
 
 def test_parts_that_were_open_when_the_hub_died_are_decided(rig: Triggered) -> None:
     camera = source(rig, "cam")
+    source(rig, "side")
     worker, sink = rig.worker(), plc(rig)
     rig.turns(0.1)
     sink.say(m.Trigger("plc", 5, "A", 0.0, False))

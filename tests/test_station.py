@@ -40,6 +40,16 @@ def test_from_self_test_to_running(station: Clocked) -> None:
     assert station.station.cause == ""
 
 
+def test_nothing_runs_before_every_camera_for_which_a_sink_triggers_is_there(station: Clocked) -> None:
+    missing = ("camera top: is not connected",)
+    assert station.see(missing_sources=missing) is S.READY, "a part that came now would be seen by nobody"
+    assert station.station.cause == "camera top: is not connected"
+    assert station.see() is S.RUNNING
+    assert station.see(missing_sources=missing) is S.RUNNING, "each of its parts is NO_DECISION, the others go on"
+    assert station.station.cause == "camera top: is not connected"
+    assert station.see(sources=0, missing_sources=missing) is S.READY
+
+
 @pytest.mark.parametrize("trouble", [{"workers": 0}, {"bad_sinks": ("sink plc: the PLC does not answer",)}])
 def test_trouble_is_degraded_then_fault_and_heals_by_itself(station: Clocked, trouble: dict[str, Any]) -> None:
     station.see()

@@ -249,6 +249,7 @@ class Hub:
             bad_sinks=self.outbox.bad_sinks(),
             missing_sinks=self.outbox.missing_sinks(),
             bad_sources=self.sources.bad(),
+            missing_sources=self.triggers.missing,
             frozen=self.sources.frozen(),
         )
 

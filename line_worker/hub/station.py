@@ -3,10 +3,11 @@
     SELFTEST -> READY -> RUNNING -> DEGRADED / FAULT -> STOPPED      (OPC 40100: Preoperational, Ready,
                                                                      ContinuousExecution, Error, Halted)
 
-Only RUNNING may pass parts. READY waits for a source; DEGRADED has lost all workers, a real-time sink or the frames of
-all cameras a moment ago; it turns into FAULT after 5 s, and heals by itself when they return. Parts that were
-photographed before the last camera went dark get a little time to be decided. A frozen camera is a FAULT until it gives
-another picture: whatever it gave in between was refused part by part.
+Only RUNNING may pass parts. READY waits for a source, and for that of every camera for which a sink triggers; DEGRADED
+has lost all workers, a real-time sink or the frames of all cameras a moment ago; it turns into FAULT after 5 s, and
+heals by itself when they return. Parts that were photographed before the last camera went dark get a little time to be
+decided. A frozen camera is a FAULT until it gives another picture: whatever it gave in between was refused part by
+part.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Facts:
     bad_sources: tuple[str, ...]
     frozen: tuple[str, ...] = ()  # the cameras that give the same picture over and over
     missing_sinks: tuple[str, ...] = ()  # of either kind; they matter until the station has run once
+    missing_sources: tuple[str, ...] = ()  # of cameras for which a sink triggers; until the station has run once
 
 
 class Station:
@@ -90,7 +92,10 @@ class Station:
 
     def _well(self, facts: Facts) -> None:
         self._trouble_since = None
-        if not facts.sources:
+        waiting = self.state in (StationState.SELFTEST, StationState.READY)
+        if facts.missing_sources and waiting:
+            self.state, self.cause = StationState.READY, "; ".join(facts.missing_sources)
+        elif not facts.sources:
             self.state, self.cause = StationState.READY, "no source has announced itself"
         else:  # a camera that gives no frames does not stop the others
-            self.state, self.cause = StationState.RUNNING, "; ".join(facts.bad_sources)
+            self.state, self.cause = StationState.RUNNING, "; ".join(facts.missing_sources + facts.bad_sources)

@@ -24,6 +24,12 @@ class Triggers:
             if isinstance(camera.trigger, SinkTrigger):
                 self._cameras.setdefault(camera.trigger.sink, []).append(camera.name)
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Name the cameras that wait for a sink and have no source: a part that came now would be seen by nobody."""
+        cameras = (camera for cameras in self._cameras.values() for camera in cameras)
+        return tuple(f"camera {name}: is not connected" for name in cameras if name not in self._sources.present)
+
     def fire(self, trigger: Trigger, now: float, heard: float) -> None:
         """Tell the cameras; the part is owed an answer where several of them give one together.
 
