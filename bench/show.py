@@ -66,22 +66,22 @@ def show_soak(found: Soaked, *, as_json: bool) -> None:
 
 
 def show_phases(phases: Sequence[Phase], *, as_json: bool) -> None:
-    """Print one row a phase, and the medians without and with browsers."""
+    """Print one row a phase, and the medians by who looked."""
     if as_json:
         print(json.dumps({"machine": machine(), "phases": [asdict(phase) for phase in phases]}))
         return
-    table = Table(title="Frame ready to outcome, ms, and parts a second on each browser's screen")
+    table = Table(title="Frame ready to outcome, ms, and parts a second that each browser got or drew")
     for column in ("browsers", "parts", "p50", "p99", "max", "shown/s"):
         table.add_column(column, justify="right")
     for phase in phases:
         figures = (f"{phase.elapsed_ms[name]:.1f}" for name in ("p50", "p99", "max"))
         shown = ", ".join(f"{one:.1f}" for one in phase.shown_a_second)
-        table.add_row(str(phase.browsers), str(phase.parts), *figures, shown or "-")
+        table.add_row(phase.where, str(phase.parts), *figures, shown or "-")
     console = Console()
     console.print(table)
-    for count in sorted({phase.browsers for phase in phases}):
-        p99 = median(phase.elapsed_ms["p99"] for phase in phases if phase.browsers == count)
-        console.print(f"{count} browsers: median p99 {p99:.1f} ms")
+    for where in dict.fromkeys(phase.where for phase in phases):
+        p50, p99 = (median(p.elapsed_ms[name] for p in phases if p.where == where) for name in ("p50", "p99"))
+        console.print(f"browsers {where}: median p50 {p50:.1f}, p99 {p99:.1f} ms")
     console.print(machine(), style="dim")
 
 

@@ -199,7 +199,7 @@ def page(
     deadline: Deadline = 1000,
     as_json: Json = False,
 ) -> int:
-    """Measure the line's time to decide without and with browsers on its page by turns, and what they show a second."""
+    """Measure the time to decide while nobody looks at the page, browsers elsewhere, or browsers here, by turns."""
     from bench.page import measure
     from bench.show import show_phases
 

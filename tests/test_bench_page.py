@@ -14,14 +14,16 @@ QUICK = ["--rounds", "1", "--seconds", "1", "--browsers", "1", "--size", "320x24
 
 @pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
-def test_the_line_is_measured_without_and_with_a_browser(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_line_is_measured_with_nobody_a_browser_elsewhere_and_one_here(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["bench", "page", *QUICK, "--json"])
-    without, watched = json.loads(capsys.readouterr().out.splitlines()[-1])["phases"]
+    without, elsewhere, here = json.loads(capsys.readouterr().out.splitlines()[-1])["phases"]
     assert end.value.code == 0
-    assert (without["browsers"], without["shown_a_second"], watched["browsers"]) == (0, [], 1)
-    assert without["parts"] > 0 < watched["elapsed_ms"]["p99"]
-    assert watched["shown_a_second"][0] > 0
+    assert [phase["where"] for phase in (without, elsewhere, here)] == ["nobody", "elsewhere", "here"]
+    assert without["shown_a_second"] == []
+    for watched in (elsewhere, here):
+        assert without["parts"] > 0 < watched["elapsed_ms"]["p99"]
+        assert watched["shown_a_second"][0] > 0
 
 
 def test_without_a_browser_nothing_is_measured(

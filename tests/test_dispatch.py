@@ -121,6 +121,22 @@ def test_who_reports_no_progress_is_stalled() -> None:
     assert [s.session for s in dispatcher.stalled(0.5)] == [2]
 
 
+def test_on_a_slow_machine_a_worker_gets_the_time_that_its_last_batches_took() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.join(seat(1))  # 0.4 s
+    progress = lambda now: dispatcher.progress(b"p1", 1, now)  # noqa: E731
+    progress(0.3)
+    assert dispatcher.stalled(1.1) == [], "three times as long as the last one"
+    assert dispatcher.stalled(1.3) == [dispatcher.seats[1]]
+    progress(1.1)
+    assert dispatcher.stalled(2.2) == []
+    assert dispatcher.stalled(2.4) == [dispatcher.seats[1]], "but three stall times are the end"
+    for turn in range(20):  # the machine is as quick as it was
+        progress(1.1 + 0.01 * turn)
+    assert dispatcher.stalled(1.29 + 0.39) == []
+    assert dispatcher.stalled(1.29 + 0.41) == [dispatcher.seats[1]]
+
+
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(0, 30))
 def test_every_part_is_leased_once_and_nobody_gets_more_than_its_credits(credits: list[int], parts: int) -> None:
     ledger = Ledger("l", {"c": CameraRules(10.0, 100, 1000)})

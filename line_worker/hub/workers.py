@@ -85,7 +85,7 @@ class Workers:
         """Expel workers without progress, notice those that are gone, have them change their bundle or leave."""
         for seat in self._dispatcher.stalled(now):
             self._peers.refuse(seat.peer, "no progress: expelled")
-            self._lose(seat.session, f"no progress for {seat.stall_s:.1f} s", now)
+            self._lose(seat.session, f"no progress for {seat.patience_s:.1f} s", now)
         self.changeover.turn(self._dispatcher.seats.values(), now)
         self._recycle(now)
         if now - self._probe_at < PROBE_S:
