@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sqlite3
 import time
@@ -68,7 +69,8 @@ def test_zero_is_no_limit_and_a_second_bundle_is_no_growth() -> None:
 
 def test_a_real_process_is_measured() -> None:
     before, files = held_now(), []
-    ballast = bytes([1]) * (64 << 20)
+    ballast = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # nothing that was held before
+    ballast.write(bytes([1]) * len(ballast))
     files = [open(os.devnull) for _ in range(10)]  # noqa: SIM115 - closed below
     after = held_now()
     for file in files:

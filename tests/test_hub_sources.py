@@ -112,7 +112,7 @@ def test_a_malformed_announcement_that_names_its_part_decides_it(rig: Rig) -> No
     source.say_raw(bytes((head[0] + 1, head[1])), body, pixels)
     source.say_raw(head, body, pixels, b"one part more")
     assert rig.outcomes(1) == {0: Reason.HEADER}
-    assert rig.hub.turned_away()["malformed"] == 2
+    rig.until(lambda: rig.hub.turned_away()["malformed"] == 2)
 
 
 def test_three_malformed_messages_cut_the_peer_and_no_other(rig: Rig) -> None:
