@@ -40,6 +40,7 @@ def test_without_pictures_nothing_is_whole() -> None:
     assert not count(Shots(), [outcome(0, 1, Reason.LENGTH)], []).whole
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not FakeCamera.installed(), reason=f"{INSTALL}, then: pytest tests/test_bench_camera.py")
 def test_every_frame_of_a_camera_that_loses_packets_is_accounted_for(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("viva_genicam", reason=INSTALL)

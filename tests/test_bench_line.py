@@ -63,6 +63,7 @@ def test_wrong_usage_is_said_and_exits_with_3(arguments: list[str], words: str) 
     assert words in result.stderr
 
 
+@pytest.mark.long
 def test_json_for_scripts() -> None:
     command = [str(Path(sys.executable).parent / "line-worker"), "bench", "latency", "--json", "--size", "320x240"]
     result = subprocess.run([*command, "--seconds", "0.5"], capture_output=True, text=True, check=False, timeout=60)

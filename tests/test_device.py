@@ -107,6 +107,7 @@ def test_poses_and_canonical_pictures_are_those_of_opencv(kind):
     assert [Reason(int(reason)) for reason in got.reason[:3]] == [Reason.NONE] * 3
 
 
+@pytest.mark.long
 def test_where_a_network_sees_the_part_both_paths_see_it(monkeypatch):
     monkeypatch.setattr(training, "STEPS", 60)
     looks = Looks({"kind": "bracket", "colour": True})

@@ -149,6 +149,7 @@ def test_a_bundle_needs_images_and_a_rate(asked: dict[str, Any], says: str) -> N
         drill(Asked(model="x.bundle", **asked))
 
 
+@pytest.mark.long
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["drill", "--minutes", "0.05", "--faults", "none", "--json"])

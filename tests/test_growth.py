@@ -163,9 +163,11 @@ def _config(folder: Path, limits: dict[str, int], workers: int) -> Config:
     ("limits", "workers", "says"),
     [
         ({"growth_mb": 24, "growth_descriptors": 0}, 1, "MB and"),
-        ({"growth_mb": 0, "growth_descriptors": 24}, 2, "descriptors and"),
+        pytest.param(
+            {"growth_mb": 0, "growth_descriptors": 24}, 2, "descriptors and", marks=pytest.mark.long, id="descriptors"
+        ),
     ],
-    ids=["memory", "descriptors"],
+    ids=["memory", None],
 )
 def test_row_35_a_worker_that_leaks_is_replaced_and_the_fresh_one_comes_first(
     tmp_path: Path, limits: dict[str, int], workers: int, says: str

@@ -120,6 +120,7 @@ def _books(config: Config) -> Audit:
     return audit(config.journal_path)
 
 
+@pytest.mark.long
 def test_source_and_worker_on_another_host_with_loss_resets_and_a_partition(tmp_path: Path, other_host: str) -> None:
     for name in ("hub", "source", "worker", "sink"):
         create(tmp_path / "keys", name, name, pair)

@@ -148,6 +148,7 @@ def test_scores_do_not_depend_on_where_in_memory_things_lie(inspection):
         assert inspection.inspect([image.copy()])[0].score == expected
 
 
+@pytest.mark.long
 def test_scores_are_the_same_bits_in_another_process_and_with_other_threads(bundle, inspection, tmp_path):
     images = good(3)
     np.save(tmp_path / "images.npy", np.stack(images))

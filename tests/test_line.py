@@ -77,7 +77,7 @@ def _check_books(config: Config, folder: Path, parts: int) -> Counter[str]:
         {},
         {"camera": {"transport": "inline"}},
         {"line": {"tcp": "127.0.0.1:47610"}},
-        {"camera": {"transport": "inline"}, "workers": {"batch": 1, "count": 1}},
+        pytest.param({"camera": {"transport": "inline"}, "workers": {"batch": 1, "count": 1}}, marks=pytest.mark.long),
     ],
     ids=["ring", "inline", "tcp", "one worker, no batches"],
 )
@@ -131,6 +131,7 @@ def test_a_killed_hub_comes_back_and_decides_nothing_twice(tmp_path: Path) -> No
     assert verdicts["PASS"] > 100
 
 
+@pytest.mark.long
 def test_a_killed_log_gets_what_it_missed_once(tmp_path: Path) -> None:
     config = _config(tmp_path, 150, 50)
     rehearsal = Rehearsal(config, tmp_path / "line.log")

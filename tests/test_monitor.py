@@ -290,6 +290,7 @@ def test_a_journal_that_cannot_be_written_is_red(tmp_path: Path) -> None:
     assert any("journal" in why for why in said["why"])
 
 
+@pytest.mark.long
 def test_a_taken_port_costs_the_metrics_and_not_the_line(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))

@@ -75,6 +75,7 @@ def test_two_processes_give_what_one_gives_in_the_same_order(bundle, folder):
     assert [verdict["number"] for verdict in rescore([folder], bundle, 2, done=3)] == [3, 4, 5]
 
 
+@pytest.mark.long
 def test_recorded_verdicts_that_change_are_named(bundle, recording, tmp_path, capsys):
     out = tmp_path / "r.parquet"
     assert run([recording], bundle, out, 1, resume=False, as_json=True) == 0

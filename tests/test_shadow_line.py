@@ -81,6 +81,7 @@ def all_decided(config: Config, parts: int) -> set[str]:
     return found
 
 
+@pytest.mark.long
 def test_a_stricter_bundle_judges_the_same_parts_and_decides_none(tiny_bundle: Path, tmp_path: Path) -> None:
     second = stricter(tiny_bundle, tmp_path / "strict.bundle")
     config = line(tmp_path, str(tiny_bundle), second, rate=8, parts=24, defects=0.2, seed=3)

@@ -84,6 +84,7 @@ def test_the_network_locates_as_well_as_the_background(good, tmp_path):
         assert inspection.inspect([np.full(SIZE, level, np.uint8)])[0].reason in (Reason.NO_OBJECT, Reason.EXPOSURE)
 
 
+@pytest.mark.long
 def test_masks_make_auto_locate_by_the_network_and_it_stays_when_limits_are_set_anew(good, masks, tmp_path):
     asked = quick(good, tmp_path / "b", masks=masks, reconstruct="classic", steps=2, pixels=1 << 14)
     result = train(asked)

@@ -98,7 +98,7 @@ class Run:
         self.until(lambda: len(self.plc.books) > before)
 
 
-@pytest.fixture(params=["server", "client"])
+@pytest.fixture(params=["server", pytest.param("client", marks=pytest.mark.long)])
 def run(short_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
     found = Run(short_path, request.param)
     yield found
