@@ -120,6 +120,15 @@ def test_odd_pictures_are_never_an_exception():
         assert locate(rng.integers(0, 256, shape).astype(np.uint8), "head", head=Head(1)).shape == shape
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (8, 8)])
+def test_a_network_that_knows_nothing_is_never_an_exception(shape):
+    picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    with torch.random.fork_rng():
+        for seed in range(150):  # of some the pixels that are left do not tell a surface
+            torch.manual_seed(seed)
+            assert locate(picture, "head", head=Head(1)).shape == shape
+
+
 def test_a_batch_is_each_of_its_pictures():
     head = taught().head
     pictures = torch.rand(3, 1, 90, 131, generator=torch.Generator().manual_seed(0)) * 255

@@ -203,7 +203,10 @@ def test_a_bayer_pattern_gives_its_colour(name, order, bits):
 def test_colour_comes_as_bgr(name):
     values = {"B": 1, "G": 2, "R": 3, "a": 9}
     data = np.tile(np.array([values[letter] for letter in name[:-1]], np.uint8), 6)
-    assert np.array_equal(picture(data, 3, 2, name), np.tile(np.array([1, 2, 3], np.uint8), (2, 3, 1)))
+    found = picture(data, 3, 2, name)
+    assert np.array_equal(found, np.tile(np.array([1, 2, 3], np.uint8), (2, 3, 1)))
+    assert found.flags.c_contiguous
+    assert not np.shares_memory(found, data), "the camera's buffer goes back"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def picture(data: NDArray[Any], width: int, height: int, pixel_format: str) -> N
     if channels == 1:
         return _raised(pixels[..., 0].copy(), bits)
     swapped = COLOURS[pixel_format][1]
-    return np.ascontiguousarray(pixels[..., 2::-1] if swapped else pixels[..., :3])
+    return (pixels[..., 2::-1] if swapped else pixels[..., :3]).copy()
 
 
 def unpacked(samples: NDArray[Any], pixel_format: str) -> NDArray[Any]:

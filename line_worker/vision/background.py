@@ -110,7 +110,10 @@ def fit_background(image: Image | Plane, covered: NDArray[np.bool_] | None = Non
 
 def _least_squares(terms: Plane, values: Plane) -> Plane:
     normal = terms.T @ terms + np.float32(1e-6) * np.eye(6, dtype=np.float32)
-    return np.linalg.solve(normal, terms.T @ values).astype(np.float32)
+    try:
+        return np.linalg.solve(normal, terms.T @ values).astype(np.float32)
+    except np.linalg.LinAlgError:  # too few pixels to tell every term: the smallest surface through them
+        return np.linalg.lstsq(terms, values, rcond=1e-6)[0].astype(np.float32)
 
 
 def background(surface: Plane, height: int, width: int) -> Plane:
