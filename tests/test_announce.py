@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from line_worker.config import Camera
+from line_worker.errors import FrameError
 from line_worker.source import Captured
 from line_worker.source import announce as module
 from line_worker.source.announce import Announcer
@@ -109,6 +110,21 @@ def test_a_trigger_is_announced_with_its_picture(short_path: Path, transport: st
     assert (frame.part_id, frame.trigger, frame.deadline_ms, frame.problem) == ("A7", 12, 2000.0, 0)
     assert 200 <= frame.age_ms < 300
     np.testing.assert_array_equal(rig.reader.read(frame, frame.pixels), picture)
+    rig.close()
+
+
+@pytest.mark.parametrize("transport", ["ring", "inline"])
+def test_a_picture_is_made_where_it_travels(short_path: Path, transport: str) -> None:
+    rig = Rig(short_path, transport=transport)
+    for seq in range(3):
+        room = rig.announcer.place((4, 5), np.uint8)
+        room[:] = 7 * seq + 1
+        frame = rig.trigger(room)
+        np.testing.assert_array_equal(rig.reader.read(frame, frame.pixels), room)
+        if transport == "ring":
+            room[:] = 0
+            with pytest.raises(FrameError, match="checksum"):
+                rig.reader.read(frame, b"")
     rig.close()
 
 

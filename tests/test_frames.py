@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from line_worker.errors import FrameError, SourceError
 from line_worker.verdicts import Reason
-from line_worker.wire.frames import HEAD, SHM, FrameReader, FrameRing, checksum
+from line_worker.wire.frames import HEAD, SHM, FrameReader, FrameRing, Slot, checksum
 from line_worker.wire.messages import Frame, FrameKey
 
 NAME = f"lw-test-{os.getpid()}"
@@ -112,6 +112,49 @@ def test_a_full_ring_takes_nothing_until_a_slot_is_free(ring: FrameRing) -> None
     assert (again.offset, again.generation) == (first.offset, first.generation + 2)
     ring.free(first)  # of an earlier generation: the slot is in use
     assert ring.put(picture()) is None
+
+
+def test_a_picture_made_in_the_ring_is_not_copied(ring: FrameRing, reader: FrameReader) -> None:
+    pixels = picture()
+    room = ring.reserve(pixels.shape, pixels.dtype)
+    assert room is not None
+    room[:] = pixels
+    slot = ring.put(room)
+    assert slot is not None
+    room[0, 0] += 1  # only to see that it is the same memory
+    placed = header(room, place="ring", ring=ring.ring, offset=slot.offset, generation=slot.generation)
+    np.testing.assert_array_equal(reader.read(placed, b""), room)
+
+
+def test_room_that_was_not_used_costs_nothing(ring: FrameRing, place: Place, reader: FrameReader) -> None:
+    first, second = picture(seed=1), picture(seed=2)
+    frame = place(first)
+    for _ in range(5):
+        assert ring.reserve(second.shape, second.dtype) is not None
+    again = place(second)
+    assert again.offset != frame.offset
+    np.testing.assert_array_equal(reader.read(frame, b""), first)
+    np.testing.assert_array_equal(reader.read(again, b""), second)
+
+
+def test_what_a_reader_is_late_for_is_noticed_as_soon_as_its_slot_is_reserved(
+    ring: FrameRing, place: Place, reader: FrameReader
+) -> None:
+    frame = place(picture())
+    ring.free(Slot(frame.offset, frame.generation))
+    for _ in range(2):
+        place(picture())
+    assert ring.reserve((4, 4), np.uint8) is not None
+    with pytest.raises(FrameError):
+        reader.read(frame, b"")
+
+
+def test_there_is_no_room_in_a_full_ring_or_for_what_is_too_large(ring: FrameRing) -> None:
+    assert ring.reserve((200, 200), np.uint8) is None
+    assert ring.reserve((0, 5), np.uint8) is None
+    for seed in range(3):
+        ring.put(picture(seed=seed))
+    assert ring.reserve((4, 4), np.uint8) is None
 
 
 def test_the_slot_that_was_free_longest_is_used_first(ring: FrameRing) -> None:

@@ -67,6 +67,25 @@ def test_pictures_come_as_the_nodes_say(pixel_format, shape, dtype):
         frames.close()
 
 
+def test_pictures_go_straight_from_the_buffer_to_where_they_are_wanted():
+    rooms = []
+
+    def place(shape, dtype):
+        rooms.append(np.zeros(shape, dtype))
+        return rooms[-1]
+
+    frames = source()
+    frames.place = place
+    try:
+        frames.open()
+        found = [captured for captured in read(frames, 8) if captured.pixels is not None]
+        assert all(captured.pixels is room for captured, room in zip(found, rooms, strict=True))
+        assert rooms
+        assert rooms[0].max() > 200
+    finally:
+        frames.close()
+
+
 def test_two_cameras_run_beside_each_other():
     first, second = source(device=FIRST), source(device=SECOND, nodes=SMALL | {"Width": 160})
     try:

@@ -176,6 +176,24 @@ def test_the_producer_knows_three():
         found.reset()
 
 
+def test_pictures_go_straight_from_the_buffer_to_where_they_are_wanted():
+    rooms = []
+
+    def place(shape, dtype):
+        rooms.append(np.zeros(shape, dtype))
+        return rooms[-1]
+
+    frames = source()
+    frames.place = place
+    try:
+        frames.open()
+        found = read(frames, 3)
+        assert all(captured.pixels is room for captured, room in zip(found, rooms, strict=True))
+        assert found[0].pixels.std() > 0
+    finally:
+        frames.close()
+
+
 # ---- pixel formats ---------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,8 @@ The contract, obeyed by cameras, files and drawn parts alike and tested on each 
 - `open` raises SourceError with what to do; after an error the runner closes, waits (backoff) and opens again.
 - `read` waits at most `timeout_s` and returns None when no trigger came. It never blocks longer, and every trigger
   it returns counts, with pixels or with the reason why there are none: nothing is dropped silently.
-- pixels are (H, W) gray or (H, W, 3) BGR, uint8 or uint16, C-contiguous, and not touched again by the source.
+- pixels are (H, W) gray or (H, W, 3) BGR, uint8 or uint16, C-contiguous, and not touched again by the source; where it
+  was given a `place` to make them in, until the next `read`.
 - `finished` turns true after the last frame of a source that ends.
 - `fire`, where a source has it, makes a camera that waits for that (`fires`) take a picture now.
 - `on_call` sources (files, drawn parts) that are set so give their next picture when they are asked, not at a rate.
@@ -13,6 +14,7 @@ The contract, obeyed by cameras, files and drawn parts alike and tested on each 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -52,6 +54,13 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of everything; may be called twice, and before `open`."""
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A source that copies pictures out of its camera's buffers: straight to where `place(shape, dtype)` gives room."""
+
+    place: Callable[..., NDArray[Any]]
 
 
 @runtime_checkable

@@ -80,6 +80,11 @@ class Announcer:
         pending = self._pending[frame.key] = Pending(frame, slot, captured.at, again_at)
         self._send(pending, time.monotonic())
 
+    def place(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return room for a picture, until the next call: in the ring, if it has any, it need not be copied again."""
+        room = self._ring.reserve(shape, dtype) if self._ring is not None else None
+        return np.empty(shape, dtype) if room is None else room
+
     def turn(self) -> None:
         """Take what the hub says; say that we are alive; announce again what seems lost."""
         for received in self._channel.receive():

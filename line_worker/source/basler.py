@@ -1,6 +1,7 @@
 """A Basler camera through pylon, where the vendor's own library is wanted (the pypylon package brings it along).
 
-pylon acquires into buffers of its own; a picture is copied out of its buffer and the buffer goes back.
+pylon acquires into buffers of its own; a picture is copied out of its buffer straight into the ring, and the buffer
+goes back.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class BaslerFrames(NumberedFrames):
             if not result.GrabSucceeded():
                 self._arrived(int(result.BlockID), None, Reason.LENGTH)
                 return
-            data = np.frombuffer(result.GetBuffer(), np.uint8)
-            self._arrived(int(result.BlockID), picture(data, int(result.Width), int(result.Height), self._format))
+            data, width, height = np.frombuffer(result.GetMemoryView(), np.uint8), int(result.Width), int(result.Height)
+            self._arrived(int(result.BlockID), picture(data, width, height, self._format, self.place))
         finally:
             result.Release()
 

@@ -1,7 +1,7 @@
 """A GenICam camera (GigE Vision, USB3 Vision, CoaXPress, ...) through its vendor's GenTL producer.
 
 The producer acquires into buffers of its own, so nothing is lost while the line is busy; a picture is copied out of its
-buffer and the buffer goes back.
+buffer straight into the ring, and the buffer goes back at once: producers have been seen to write into what they lent.
 """
 
 from __future__ import annotations
@@ -55,11 +55,10 @@ class GenicamFrames(NumberedFrames):
         with buffer:
             number = int(buffer.module.frame_id)
             component = buffer.payload.components[0] if buffer.payload.components else None
-            pixels = (
-                None
-                if component is None
-                else picture(component.data, int(component.width), int(component.height), str(component.data_format))
-            )
+            pixels = None
+            if component is not None:
+                width, height = int(component.width), int(component.height)
+                pixels = picture(component.data, width, height, str(component.data_format), self.place)
         announced, self._incomplete = self._incomplete, 0
         self._arrived(number, pixels, Reason.NO_FRAME if pixels is None else Reason.NONE, announced)
 

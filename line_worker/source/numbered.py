@@ -13,9 +13,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from line_worker.errors import SourceError
 from line_worker.source import Captured
 from line_worker.source.nodes import Nodes, Value, first_line, set_nodes
+from line_worker.source.pixels import Place
 from line_worker.verdicts import Reason
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ class NumberedFrames(ABC):
 
     def __init__(self, called: str, timeout_ms: float, wanted: Mapping[str, Value]) -> None:
         self._called, self._timeout_ms, self._wanted = called, timeout_ms, wanted
+        self.place: Place = np.empty  # where pictures are made
         self._nodes: Nodes | None = None
         self._waiting: deque[Captured] = deque()
         self._running, self._last_at, self._numbers = False, 0.0, Numbers()

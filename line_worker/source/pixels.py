@@ -7,12 +7,15 @@ same whatever the format. Bayer patterns are demosaiced to BGR.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from line_worker.errors import SourceError
+
+Place = Callable[..., NDArray[Any]]  # (shape, dtype) -> room for a picture
 
 MONO = re.compile(r"Mono(8|10|12|14|16)")
 BAYER = re.compile(r"Bayer(RG|GR|GB|BG)(8|10|12|14|16)")
@@ -22,8 +25,8 @@ COLOURS = {"BGR8": (3, False), "RGB8": (3, True), "BGRa8": (4, False), "RGBa8": 
 FORMATS = "Mono8/10/12/14/16, BayerRG/GR/GB/BG8/10/12/14/16, BGR8, RGB8, BGRa8, RGBa8"
 
 
-def picture(data: NDArray[Any], width: int, height: int, pixel_format: str) -> NDArray[Any]:
-    """Return a copy of a buffer as (H, W) gray or (H, W, 3) BGR, uint8 or uint16.
+def picture(data: NDArray[Any], width: int, height: int, pixel_format: str, place: Place = np.empty) -> NDArray[Any]:
+    """Return a copy of a buffer as (H, W) gray or (H, W, 3) BGR, uint8 or uint16, made where `place` gives room.
 
     data: the buffer's samples in one row, uint8 or uint16. Raises SourceError for a format that is not one of FORMATS
     and for a buffer of another length.
@@ -36,12 +39,15 @@ def picture(data: NDArray[Any], width: int, height: int, pixel_format: str) -> N
             f"{width * height * channels}; parts cannot be seen; set another PixelFormat"
         )
     pixels = samples[: width * height * channels].reshape(height, width, channels)
-    if found := BAYER.fullmatch(pixel_format):
-        return _raised(_demosaiced(pixels[..., 0], found[1]), bits)
-    if channels == 1:
-        return _raised(pixels[..., 0].copy(), bits)
-    swapped = COLOURS[pixel_format][1]
-    return (pixels[..., 2::-1] if swapped else pixels[..., :3]).copy()
+    bayer = BAYER.fullmatch(pixel_format)
+    room = place((height, width, 3) if bayer or channels > 1 else (height, width), samples.dtype)
+    if bayer:
+        _demosaiced(pixels[..., 0], bayer[1], room)
+    elif channels == 1:
+        np.copyto(room, pixels[..., 0])
+    else:
+        np.copyto(room, pixels[..., 2::-1] if COLOURS[pixel_format][1] else pixels[..., :3])
+    return np.left_shift(room, 16 - bits, out=room) if 8 < bits < 16 else room
 
 
 def unpacked(samples: NDArray[Any], pixel_format: str) -> NDArray[Any]:
@@ -76,11 +82,11 @@ def _unknown(pixel_format: str) -> SourceError:
     )
 
 
-def _demosaiced(pixels: NDArray[Any], row: str) -> NDArray[Any]:
+def _demosaiced(pixels: NDArray[Any], row: str, room: NDArray[Any] | None = None) -> NDArray[Any]:
     import cv2
 
     code: int = getattr(cv2, f"COLOR_Bayer{ROWS[row]}2BGR")
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code))
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code, dst=room))
 
 
 def _raised(pixels: NDArray[Any], bits: int) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from line_worker.errors import SourceError
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_cameras, open_wire
 from line_worker.lapse import Lapse
-from line_worker.source import LIVE, Captured, Fireable, Source, make_source
+from line_worker.source import LIVE, Captured, Fireable, Placing, Source, make_source
 from line_worker.source.announce import Announcer
 from line_worker.source.pacing import PacedSource
 from line_worker.source.triggered import Fired, Interval, Triggers
@@ -175,6 +175,8 @@ def run(config: Config, camera: Camera) -> int:
         wire = open_wire(config, "source", int(camera.max_frame_mb * 1e6))
         source = make_source(camera)
         announcer = Announcer(config.line.name, camera, wire)
+        if isinstance(source, Placing):
+            source.place = announcer.place
         runner = make_runner(source, announcer, camera)
         notifier.ready(f"{camera.source.kind} is being read")
         try:

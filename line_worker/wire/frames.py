@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import mmap
 import os
 import re
@@ -52,6 +53,8 @@ class Slot:
 class FrameRing:
     """The source's end: `put` copies a picture into a free slot, `free` gives the slot back.
 
+    A picture that is made in the room of `reserve` is there already.
+
     `slots` is the window plus some slack for readers that copy late (a recorder): freed slots are reused oldest first.
 
     Raises:
@@ -75,6 +78,7 @@ class FrameRing:
             ) from error
         self._map = mmap.mmap(self._file, slots * self._stride)
         self._free = list(range(slots))
+        self._reserved: NDArray[Any] | None = None
         self._generation = [0] * slots
 
     @property
@@ -87,6 +91,14 @@ class FrameRing:
         """Bytes of shared memory held."""
         return len(self._map)
 
+    def reserve(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any] | None:
+        """Return room in the slot that `put` takes next, good until then or the next call; None when there is none."""
+        self._reserved = None
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if self._free and 0 < nbytes <= self.slot_bytes:
+            self._reserved = self._begun(self._free[0], shape, np.dtype(dtype))
+        return self._reserved
+
     def put(self, pixels: NDArray[Any]) -> Slot | None:
         """Copy `pixels` into the slot that has been free longest; None when every slot is in use."""
         if not self._free:
@@ -94,11 +106,11 @@ class FrameRing:
         if pixels.nbytes > self.slot_bytes:
             raise FrameError(f"frame of {pixels.nbytes} bytes, a slot holds {self.slot_bytes}", Reason.TOO_BIG)
         index = self._free.pop(0)
+        if pixels is not self._reserved:
+            np.copyto(self._begun(index, pixels.shape, pixels.dtype), pixels)
+        self._reserved = None
         generation = self._generation[index] + 2
         start = index * self._stride
-        _WORDS.pack_into(self._map, start, generation - 1, pixels.nbytes)
-        target = np.frombuffer(self._map, pixels.dtype, pixels.size, start + HEAD).reshape(pixels.shape)
-        np.copyto(target, pixels)
         _WORDS.pack_into(self._map, start, generation, pixels.nbytes)
         self._generation[index] = generation
         return Slot(start, generation)
@@ -114,11 +126,18 @@ class FrameRing:
         if self._file < 0:
             return
         if hasattr(self, "_map"):
+            self._reserved = None
             with contextlib.suppress(BufferError):
                 self._map.close()
         self._path.unlink(missing_ok=True)
         os.close(self._file)
         self._file = -1
+
+    def _begun(self, index: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Say that a slot is being written; returns its pixels."""
+        start, size = index * self._stride, math.prod(shape)
+        _WORDS.pack_into(self._map, start, self._generation[index] + 1, size * dtype.itemsize)
+        return np.frombuffer(self._map, dtype, size, start + HEAD).reshape(shape)
 
 
 def _new_file(name: str) -> tuple[Path, int]:
