@@ -125,7 +125,7 @@ def test_a_sink_that_is_killed_or_stopped_leaves_no_pass_behind(tmp_path: Path, 
     command = [sys.executable, "-c", HOLDER, str(Path(__file__).parent), str(tmp_path)]
     with subprocess.Popen(command) as holder:
         try:
-            wait_for(lambda: (tmp_path / "lines.jsonl").exists() and last(tmp_path)["pass"])
+            wait_for(lambda: (tmp_path / "lines.jsonl").exists() and shown(tmp_path) and last(tmp_path)["pass"])
             holder.send_signal(how)
             wait_for(lambda: not last(tmp_path)["pass"], 5)
             assert (last(tmp_path)["reject"], last(tmp_path)["stop"]) == (True, True)
