@@ -35,9 +35,9 @@ SETTLE_S = 1.0  # after a browser has come or gone
 READY_S = 60.0
 COUNT = """window.drawn = 0; new MutationObserver(() => { window.drawn += 1; })
   .observe(document.getElementById('facts'), {childList: true})"""
+SHOWS = "document.getElementById('facts')?.children.length"
 Where = Literal["nobody", "elsewhere", "here"]
 TURN: tuple[Where, ...] = ("nobody", "elsewhere", "here")
-SHOWS = "document.getElementById('facts')?.children.length"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from line_worker.errors import SourceError
 from line_worker.source import Captured
 from line_worker.source.basler import BaslerFrames
 from line_worker.verdicts import Reason
+from rooms import Rooms
 
 HOW = "pip install line-worker[basler], then: pytest tests/test_source_basler.py"
 SMALL = {"Width": 320, "Height": 200, "AcquisitionFrameRateEnable": True, "AcquisitionFrameRateAbs": 50.0}
@@ -68,20 +69,14 @@ def test_pictures_come_as_the_nodes_say(pixel_format, shape, dtype):
 
 
 def test_pictures_go_straight_from_the_buffer_to_where_they_are_wanted():
-    rooms = []
-
-    def place(shape, dtype):
-        rooms.append(np.zeros(shape, dtype))
-        return rooms[-1]
-
-    frames = source()
-    frames.place = place
+    frames, rooms = source(), Rooms()
+    frames.place = rooms.place
     try:
         frames.open()
         found = [captured for captured in read(frames, 8) if captured.pixels is not None]
-        assert all(captured.pixels is room for captured, room in zip(found, rooms, strict=True))
-        assert rooms
-        assert rooms[0].max() > 200
+        assert found
+        assert rooms.hold(found)
+        assert found[0].pixels.max() > 200
     finally:
         frames.close()
 

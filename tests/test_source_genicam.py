@@ -22,6 +22,7 @@ from line_worker.source.genicam import GenicamFrames, devices, harvester
 from line_worker.source.numbered import Numbers
 from line_worker.source.pixels import picture, unpacked
 from line_worker.verdicts import Reason
+from rooms import Rooms
 
 genicam = pytest.importorskip(
     "genicam", reason="pip install line-worker[genicam], then: pytest tests/test_source_genicam.py"
@@ -177,18 +178,12 @@ def test_the_producer_knows_three():
 
 
 def test_pictures_go_straight_from_the_buffer_to_where_they_are_wanted():
-    rooms = []
-
-    def place(shape, dtype):
-        rooms.append(np.zeros(shape, dtype))
-        return rooms[-1]
-
-    frames = source()
-    frames.place = place
+    frames, rooms = source(), Rooms()
+    frames.place = rooms.place
     try:
         frames.open()
         found = read(frames, 3)
-        assert all(captured.pixels is room for captured, room in zip(found, rooms, strict=True))
+        assert rooms.hold(found)
         assert found[0].pixels.std() > 0
     finally:
         frames.close()

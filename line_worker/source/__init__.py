@@ -14,7 +14,6 @@ The contract, obeyed by cameras, files and drawn parts alike and tested on each 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from line_worker.config import BaslerSource, Camera, GenicamSource, GigeSource
+    from line_worker.source.pixels import Place
 
 
 LIVE = ("camera", "genicam", "gige", "basler")  # kinds that give frames whether or not the line runs
@@ -60,7 +60,7 @@ class Source(Protocol):
 class Placing(Protocol):
     """A source that copies pictures out of its camera's buffers: straight to where `place(shape, dtype)` gives room."""
 
-    place: Callable[..., NDArray[Any]]
+    place: Place
 
 
 @runtime_checkable
