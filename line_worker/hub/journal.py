@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from line_worker.errors import JournalDamaged, JournalError
-from line_worker.hub.checkpoint import Checkpointer
+from line_worker.hub.checkpoint import Checkpointer, make_room
 from line_worker.hub.part import Part
 from line_worker.hub.rows import detail_of, name_of, opened_row, outcome_of
 from line_worker.wire.messages import FrameKey, Outcome
@@ -105,6 +105,7 @@ class Journal:
             self._db.executescript(_SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
             self._db.execute("PRAGMA wal_autocheckpoint=0")
+            make_room(path)
             self._checkpointer = Checkpointer(path)
         except (OSError, sqlite3.Error) as error:
             if hasattr(self, "_db"):
