@@ -17,6 +17,7 @@ from http.client import HTTPConnection
 from line_worker.errors import LineWorkerError
 
 TIMEOUT_S = 10.0
+LONGEST = 576  # pixels in which a window of 1600x1000 shows a square picture
 
 
 class Viewer:
@@ -51,7 +52,7 @@ def look(host: str, port: int, seconds: float) -> int:
     connection = HTTPConnection(host, port, timeout=TIMEOUT_S)
     until, seen, parts = time.monotonic() + seconds, "", 0
     while time.monotonic() < until:
-        connection.request("GET", f"/next?seen={seen}&camera=")
+        connection.request("GET", f"/next?seen={seen}&camera=&longest={LONGEST}")
         told = json.loads(connection.getresponse().read().partition(b"\n")[0])
         if "number" in told:
             seen = str(told["number"])

@@ -19,12 +19,14 @@ from line_worker.live import HEADERS, UNDECIDED_S, Live
 from line_worker.live.board import SILENT_S, Board, part_of, percentile
 from line_worker.live.pages import STATIC, WAIT_S
 from line_worker.live.painter import REJECTS, Job
-from line_worker.live.pictures import to_jpeg
+from line_worker.live.pictures import SHOWN, to_jpeg
 from line_worker.live.words import REASONS, STATES, STOPS
 from line_worker.serving import with_page
 from line_worker.verdicts import Reason, StationState, StopCause
 from line_worker.wire.evidence import View
+from line_worker.wire.frames import checksum
 from line_worker.wire.limits import LIVE_INLINE, LIVE_WAITING
+from line_worker.wire.messages import Frame
 from live_bench import DEADLINE_MS, Bench, config, outcome, state, until
 
 # ---- what is said ----------------------------------------------------------------------------------------------------
@@ -97,6 +99,30 @@ def test_the_newest_part_comes_with_its_picture(bench: Bench) -> None:
     assert (told["part"]["width"], told["part"]["height"]) == (64, 48)
     assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_UNCHANGED).mean() == pytest.approx(40, abs=2)
     assert told["board"]["state_words"] == "Running"
+
+
+def _width_shown(bench: Bench, seq: int, asked: str) -> int:
+    bench.get(f"/next?seen=&longest={asked}")
+    pixels = np.zeros((10, 1600), np.uint8)
+    frame = Frame(outcome(seq).key, 0.0, DEADLINE_MS, pixels.shape, "uint8", "gray", checksum(pixels), "inline")
+    bench.live.tap(frame, pixels.tobytes())
+    bench.live.deliver(outcome(seq), time.monotonic())
+    until(lambda: bench.live._painter.newest["top"].part["part_id"] == f"part-{seq}")
+    jpeg = bench.live._painter.newest["top"].jpeg
+    return int(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_UNCHANGED).shape[1])
+
+
+def test_the_picture_is_as_large_as_the_largest_that_is_shown(bench: Bench) -> None:
+    bench.part(0)
+    assert _width_shown(bench, 1, "500") == 512
+    assert _width_shown(bench, 2, "900") == 960
+    assert _width_shown(bench, 3, "7") == 960, "somebody still looks at the larger one"
+
+
+@pytest.mark.parametrize("asked", ["", "x", "-5", "1e9", "99999", "9" * 5000, "%C2%B2"])
+def test_a_size_that_is_none_gets_the_largest(bench: Bench, asked: str) -> None:
+    bench.part(0)
+    assert _width_shown(bench, 1, asked) == SHOWN
 
 
 def test_who_has_seen_the_newest_part_waits_for_the_next(bench: Bench) -> None:

@@ -1,9 +1,10 @@
 """What is served where.
 
     GET  /                          the page; its style and script beside it
-    GET  /next?seen=N&camera=C      the next part after number N: a line of JSON, then a JPEG. With no newer part it
-                                    waits, half a second at most, and tells the station's state alone. Asking for the
-                                    next one says that the one before has been drawn.
+    GET  /next?seen=N&camera=C&longest=P    the next part after number N: a line of JSON, then a JPEG. With no newer
+                                    part it waits, half a second at most, and tells the station's state alone. Asking
+                                    for the next one says that the one before has been drawn. The picture is as large
+                                    as the largest that is asked for: P is how many pixels its longer side is shown in.
     GET  /rejects                   the last rejects
     GET  /part?camera=C&epoch=E&seq=N                   one part, with the names of its pictures and the judgement on it
     GET  /picture?camera=C&epoch=E&seq=N&name=NAME      one of them, as PNG
@@ -31,6 +32,7 @@ from line_worker.errors import ConfigError, SinkError
 from line_worker.live.door import Door
 from line_worker.live.explorer import Explorer
 from line_worker.live.painter import ORIGINAL, Painter, Shown
+from line_worker.live.pictures import SHOWN
 from line_worker.live.records import Records
 from line_worker.wire.http import JSON, Answer, Page, Request, refused
 
@@ -85,13 +87,13 @@ class Site:
 
     def _next(self, asked: Request) -> Answer | None:
         now = time.monotonic()
-        self._painter.watched_at = now
+        self._painter.watch(now, _longest(asked.query.get("longest", "")))
         shown = self._newest(asked.query.get("camera", ""))
         if shown is not None and str(shown.number) == asked.query.get("seen", ""):
             shown = None
         if shown is None and now - asked.at < WAIT_S:
             return None
-        told = {"board": self.board, "rejects": self._painter.rejects_number, "wall": time.time()}
+        told = {"board": self.board, "rejects": self._painter.rejects_number}
         if shown is not None:
             told |= {"number": shown.number, "part": shown.part}
         return Answer(HTTPStatus.OK, json.dumps(told).encode() + b"\n" + (shown.jpeg if shown else b""), _BYTES)
@@ -145,6 +147,10 @@ _BYTES = "application/octet-stream"
 
 
 _GONE = refused(HTTPStatus.NOT_FOUND, "this picture is not kept (any more)")
+
+
+def _longest(asked: str) -> int:
+    return int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else SHOWN
 
 
 def _is_json(asked: Request) -> bool:

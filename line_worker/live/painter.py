@@ -20,7 +20,7 @@ import structlog
 
 from line_worker.errors import FrameError, ImageError
 from line_worker.images import encode_png
-from line_worker.live.pictures import SMALL, smaller, to_jpeg
+from line_worker.live.pictures import SHOWN, SMALL, smaller, to_jpeg
 from line_worker.sink.crops import CropFolder
 from line_worker.wire.frames import FrameReader
 from line_worker.wire.limits import LIVE_BYTES, LIVE_WAITING
@@ -36,6 +36,7 @@ Part = dict[str, Any]
 EVERY_S = 0.04  # between two pictures of a camera, while somebody looks
 IDLE_S = 1.0  # and while nobody does
 WATCHED_S = 3.0  # so long after the last request somebody counts as looking
+STEP = 64  # pixels; sizes of the newest part's picture are multiples of it
 REJECTS = 48  # that are listed
 KEPT_A_SECOND = 4.0
 HELD = 48  # parts shown last, whose pixels somebody may want to keep
@@ -73,7 +74,7 @@ class Painter(threading.Thread):
         self.newest: dict[str, Shown] = {}
         self.rejects: tuple[Part, ...] = ()  # the newest first
         self.rejects_number = 0
-        self.watched_at = float("-inf")
+        self._asked: dict[int, float] = {}  # pixels of the longer side that somebody shows: when he asked last
         self._pictures, self._reader = pictures, FrameReader()
         self._next: dict[str, Job] = {}
         self._rejects: deque[Job] = deque()
@@ -122,9 +123,16 @@ class Painter(threading.Thread):
         named = {"camera": key.camera, "epoch": str(key.epoch), "seq": key.seq}
         return next((part for part in self.rejects if named.items() <= part.items()), None)
 
+    def watch(self, now: float, longest: int) -> None:
+        """Somebody looks, and shows the newest part with so many pixels on its longer side."""
+        self._asked[min(SHOWN, max(SMALL, -(-longest // STEP) * STEP))] = now
+
     def watched(self, now: float) -> bool:
         """Whether somebody has asked for a part lately."""
-        return now - self.watched_at < WATCHED_S
+        return bool(self._shown_at(now))
+
+    def _shown_at(self, now: float) -> list[int]:
+        return [longest for longest, at in self._asked.copy().items() if now - at < WATCHED_S]
 
     def close(self) -> None:
         """Stop; what is being drawn is finished."""
@@ -164,11 +172,11 @@ class Painter(threading.Thread):
 
     def _show(self, job: Job) -> None:
         self._drawn_at[job.key.camera] = time.monotonic()
-        pixels = self._read(job)
+        pixels, longest = self._read(job), max(self._shown_at(time.monotonic()), default=SHOWN)
         part = job.part | _size(pixels)
         self._hold(job._replace(part=part, inline=b"", pixels=pixels))
         self._number += 1
-        self.newest[job.key.camera] = Shown(self._number, part, b"" if pixels is None else to_jpeg(pixels))
+        self.newest[job.key.camera] = Shown(self._number, part, b"" if pixels is None else to_jpeg(pixels, longest))
 
     def _hold(self, job: Job) -> None:
         with self._turn:

@@ -9,19 +9,24 @@ export async function showPart(part, jpeg) {
   newest = part;
   const bitmap = jpeg.length ? await createImageBitmap(new Blob([jpeg], {type: "image/jpeg"})) : null;
   const canvas = $("canvas");
-  if (bitmap) {
+  if (bitmap && (canvas.width !== bitmap.width || canvas.height !== bitmap.height)) {
     canvas.width = bitmap.width;
     canvas.height = bitmap.height;
-    canvas.getContext("2d").drawImage(bitmap, 0, 0);
-    bitmap.close();
-  } else {
-    canvas.width = canvas.width; // clears it
   }
+  canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap); // without one it is cleared
   $("no-picture").hidden = Boolean(bitmap);
   text("no-picture", "No picture of this part");
   drawBoxes($("boxes"), bitmap ? part : {regions: []});
   showVerdict(part, Boolean(bitmap));
   $("look").hidden = false;
+}
+
+// how large the picture is shown, in pixels of this screen: more would be sent and decoded in vain
+export function longestShown() {
+  const {clientWidth, clientHeight} = $("canvas");
+  const {width = 1, height = 1} = newest ?? {};
+  const scale = Math.min(clientWidth / width, clientHeight / height);
+  return Math.ceil(scale * Math.max(width, height) * devicePixelRatio);
 }
 
 function showVerdict(part, pictured) {
@@ -36,7 +41,7 @@ function showVerdict(part, pictured) {
   $("facts").replaceChildren(...facts.flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]));
 }
 
-export function showBoard(board, wall) {
+export function showBoard(board) {
   $("state").dataset.state = board.state;
   text("line", board.line);
   text("state-words", board.state_words);

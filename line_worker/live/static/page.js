@@ -2,17 +2,20 @@
 
 import {showReasons} from "./history.js";
 import {showLimits} from "./limit.js";
-import {showBoard, showPart} from "./newest.js";
+import {longestShown, showBoard, showPart} from "./newest.js";
 import {refreshRejects} from "./rejects.js";
 import {$, pause, painted, remember, remembered} from "./tools.js";
 
 const PATIENCE_MS = 5000;
+const BOARD_MS = 250; // numbers that change more often cannot be read, and cost a layout each time
 const decoder = new TextDecoder();
 let seen = "";
 let drawnAt = 0;
+let boardAt = -Infinity;
+let urgent = "";
 
 async function next() {
-  const query = new URLSearchParams({seen, camera: $("camera").value});
+  const query = new URLSearchParams({seen, camera: $("camera").value, longest: longestShown()});
   const answer = await fetch(`next?${query}`, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS)});
   if (answer.status === 401) location.assign("login");
   if (!answer.ok) throw new Error(await answer.text());
@@ -25,16 +28,13 @@ async function follow() {
   for (;;) {
     try {
       const [told, jpeg] = await next();
-      showBoard(told.board, told.wall);
+      followBoard(told.board);
       if (told.part) {
         await showPart(told.part, jpeg);
         seen = String(told.number);
         drawnAt = performance.now();
       }
       refreshRejects(told.rejects);
-      showReasons(told.board.reasons);
-      showLimits(told.board);
-      document.body.classList.toggle("old", told.board.state === "SILENT");
       await painted();
     } catch (error) {
       lost();
@@ -43,7 +43,21 @@ async function follow() {
   }
 }
 
+function followBoard(board) {
+  const now = performance.now();
+  const {state, cause, stop} = board;
+  const said = JSON.stringify([state, cause, stop]);
+  if (said === urgent && now - boardAt < BOARD_MS) return;
+  boardAt = now;
+  urgent = said;
+  showBoard(board);
+  showReasons(board.reasons);
+  showLimits(board);
+  document.body.classList.toggle("old", state === "SILENT");
+}
+
 function lost() {
+  urgent = "";
   document.body.classList.add("old");
   $("state").dataset.state = "SILENT";
   $("state-words").textContent = "Page not connected";
