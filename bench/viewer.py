@@ -18,6 +18,7 @@ from line_worker.errors import LineWorkerError
 
 TIMEOUT_S = 10.0
 LONGEST = 576  # pixels in which a window of 1600x1000 shows a square picture
+NUMBERS_S = 0.25  # between two looks at the numbers beside the picture
 
 
 class Viewer:
@@ -50,10 +51,13 @@ class Viewer:
 def look(host: str, port: int, seconds: float) -> int:
     """Return how many parts the page gave within so many seconds."""
     connection = HTTPConnection(host, port, timeout=TIMEOUT_S)
-    until, seen, parts = time.monotonic() + seconds, "", 0
-    while time.monotonic() < until:
-        connection.request("GET", f"/next?seen={seen}&camera=&longest={LONGEST}")
+    until, seen, parts, numbers_at = time.monotonic() + seconds, "", 0, float("-inf")
+    while (now := time.monotonic()) < until:
+        board = int(now - numbers_at >= NUMBERS_S)
+        connection.request("GET", f"/next?seen={seen}&camera=&longest={LONGEST}&board={board}")
         told = json.loads(connection.getresponse().read().partition(b"\n")[0])
+        if board:
+            numbers_at = now
         if "number" in told:
             seen = str(told["number"])
             parts += 1

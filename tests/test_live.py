@@ -125,6 +125,13 @@ def test_a_size_that_is_none_gets_the_largest(bench: Bench, asked: str) -> None:
     assert _width_shown(bench, 1, asked) == SHOWN
 
 
+def test_the_numbers_come_unless_they_are_not_wanted(bench: Bench) -> None:
+    bench.part(0)
+    told = [json.loads(bench.get(f"/next?seen=&board={asked}")[1].partition(b"\n")[0]) for asked in ("0", "1", "")]
+    assert ["board" in one for one in told] == [False, True, True]
+    assert all(one["part"]["part_id"] == "part-0" for one in told)
+
+
 def test_who_has_seen_the_newest_part_waits_for_the_next(bench: Bench) -> None:
     bench.part(0)
     number = str(bench.next()[0]["number"])

@@ -1,10 +1,11 @@
 """What is served where.
 
     GET  /                          the page; its style and script beside it
-    GET  /next?seen=N&camera=C&longest=P    the next part after number N: a line of JSON, then a JPEG. With no newer
-                                    part it waits, half a second at most, and tells the station's state alone. Asking
-                                    for the next one says that the one before has been drawn. The picture is as large
-                                    as the largest that is asked for: P is how many pixels its longer side is shown in.
+    GET  /next?seen=N&camera=C&longest=P&board=0    the next part after number N: a line of JSON, then a JPEG. With no
+                                    newer part it waits, half a second at most, and tells the station's state alone.
+                                    Asking for the next one says that the one before has been drawn. The picture is as
+                                    large as the largest that is asked for: P is how many pixels its longer side is
+                                    shown in. The station's state is left out with board=0.
     GET  /rejects                   the last rejects
     GET  /part?camera=C&epoch=E&seq=N                   one part, with the names of its pictures and the judgement on it
     GET  /picture?camera=C&epoch=E&seq=N&name=NAME      one of them, as PNG
@@ -93,7 +94,9 @@ class Site:
             shown = None
         if shown is None and now - asked.at < WAIT_S:
             return None
-        told = {"board": self.board, "rejects": self._painter.rejects_number}
+        told: dict[str, Any] = {"rejects": self._painter.rejects_number}
+        if asked.query.get("board") != "0":
+            told["board"] = self.board
         if shown is not None:
             told |= {"number": shown.number, "part": shown.part}
         return Answer(HTTPStatus.OK, json.dumps(told).encode() + b"\n" + (shown.jpeg if shown else b""), _BYTES)

@@ -12,10 +12,10 @@ const decoder = new TextDecoder();
 let seen = "";
 let drawnAt = 0;
 let boardAt = -Infinity;
-let urgent = "";
 
 async function next() {
-  const query = new URLSearchParams({seen, camera: $("camera").value, longest: longestShown()});
+  const board = performance.now() - boardAt < BOARD_MS ? 0 : 1;
+  const query = new URLSearchParams({seen, camera: $("camera").value, longest: longestShown(), board});
   const answer = await fetch(`next?${query}`, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS)});
   if (answer.status === 401) location.assign("login");
   if (!answer.ok) throw new Error(await answer.text());
@@ -28,7 +28,7 @@ async function follow() {
   for (;;) {
     try {
       const [told, jpeg] = await next();
-      followBoard(told.board);
+      if (told.board) showNumbers(told.board);
       if (told.part) {
         await showPart(told.part, jpeg);
         seen = String(told.number);
@@ -43,21 +43,16 @@ async function follow() {
   }
 }
 
-function followBoard(board) {
-  const now = performance.now();
-  const {state, cause, stop} = board;
-  const said = JSON.stringify([state, cause, stop]);
-  if (said === urgent && now - boardAt < BOARD_MS) return;
-  boardAt = now;
-  urgent = said;
+function showNumbers(board) {
+  boardAt = performance.now();
   showBoard(board);
   showReasons(board.reasons);
   showLimits(board);
-  document.body.classList.toggle("old", state === "SILENT");
+  document.body.classList.toggle("old", board.state === "SILENT");
 }
 
 function lost() {
-  urgent = "";
+  boardAt = -Infinity;
   document.body.classList.add("old");
   $("state").dataset.state = "SILENT";
   $("state-words").textContent = "Page not connected";
