@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,20 @@ def test_the_log_is_moved_into_the_file_while_rows_are_written(tmp_path: Path, m
     checkpointer.close()
     assert _log(journal).stat().st_size < WRITTEN * 3 * PAGE / 2, "three pages a row without it"
     assert len(journal.after(0, 2 * WRITTEN)) == WRITTEN
+    journal.close()
+
+
+def test_a_long_reader_keeps_no_row_waiting(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite", "line")
+    journal.write([_part(0)], {}, {})
+    with closing(sqlite3.connect(journal.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM outcomes").fetchall()
+        checkpointer = Checkpointer(journal.path, every_s=0.02)
+        for seq in range(1, 100):
+            journal.write([_part(seq)], {}, {})
+            time.sleep(0.003)
+        checkpointer.close()
     journal.close()
 
 

@@ -50,7 +50,8 @@ class Checkpointer:
         self._thread.join()
 
     def _work(self) -> None:
-        with closing(sqlite3.connect(self._path, isolation_level=None)) as db:
+        # it never waits: one that waited for a long reader, such as an audit, would keep the writer out meanwhile
+        with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as db:
             while not self._stop.wait(self._every_s):
                 try:
                     checkpoint(db)
@@ -62,7 +63,7 @@ def checkpoint(db: sqlite3.Connection) -> None:
     """Move the log into the file and let it begin anew.
 
     The passive round moves nearly everything beside the writer; only the rest, what was committed meanwhile, is moved
-    with the writer waiting.
+    with the writer waiting. While somebody reads, the log grows.
     """
     _, pages, moved = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if pages != moved:
