@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -355,3 +356,19 @@ def test_what_is_shown_says_how_much_time_is_left(journal: Journal) -> None:
     [shown.row] = Books(journal).write([shown], beat=False)
     outcome = Books(journal).outcome(shown, 10.3)
     assert (round(outcome.left_ms), outcome.latency_ms) == (200, 250.0)
+
+
+def test_the_epoch_under_way_is_restored_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal.sqlite", "line")
+    now = time.time()
+    for epoch in range(1, 9):
+        monkeypatch.setattr(time, "time", lambda: now + 86400)
+        journal.write([], {("c", epoch): 5}, {})
+    monkeypatch.setattr(time, "time", lambda: now)  # somebody has set it right
+    journal.write([], {("c", 9): 7}, {})
+    found = journal.open_epochs()
+    assert (found[-1].epoch, found[-1].next_seq) == (9, 7)
+    assert len(found) == 8
+    journal.close()

@@ -158,8 +158,8 @@ class Journal:
     def open_epochs(self, per_camera: int = 8) -> list[OpenEpoch]:
         """Return the newest epochs of every camera with the sequence numbers that still have no row."""
         newest = (
-            "SELECT camera, epoch, announced FROM (SELECT *, row_number() OVER (PARTITION BY camera "
-            "ORDER BY started DESC) AS n FROM epochs WHERE line = ?) WHERE n <= ? ORDER BY started"
+            "SELECT camera, epoch, announced FROM (SELECT *, rowid AS begun, row_number() OVER (PARTITION BY camera "
+            "ORDER BY rowid DESC) AS n FROM epochs WHERE line = ?) WHERE n <= ? ORDER BY begun"
         )
         return [self._open_epoch(*found) for found in self._read(newest, (self._line, per_camera))]
 
