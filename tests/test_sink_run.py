@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from line_worker.errors import SinkError
+from line_worker.errors import DecodeError, SinkError
+from line_worker.sink import Ask, PartHere, RecipeWanted
+from line_worker.sink.asks import HEARD_S
 from line_worker.sink.collect import Collector
 from line_worker.sink.run import Runner
 from line_worker.wire import messages as m
@@ -41,6 +43,20 @@ class Posting(Collector):
             raise SinkError("peer: has not confirmed")
 
 
+class Asking(Collector):
+    """A sink whose other side asks; `asked` is what it asks next."""
+
+    wants_crops = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Ask] = []
+
+    def asks(self) -> list[Ask]:
+        asked, self.asked = self.asked, []
+        return asked
+
+
 class Hub:
     """The hub's end of the link, and the runner that talks to it."""
 
@@ -49,6 +65,7 @@ class Hub:
         self.channel: Channel = self._here.bind(OUTCOMES)
         self.runner = Runner("posting", sink, self._there)
         self.acks: list[int] = []
+        self.heard: list[m.Message] = []
         self.peer = b""
         while not self.peer:
             self.turn()
@@ -60,6 +77,28 @@ class Hub:
             self.peer = received.peer
             if isinstance(received.message, m.SinkAck):
                 self.acks.append(received.message.row)
+            elif not isinstance(received.message, m.SinkState):
+                assert not isinstance(received.message, DecodeError)
+                self.heard.append(received.message)
+
+    def greet(self, instance: int) -> None:
+        """Speak as a hub that does not know the sink."""
+        assert self.channel.send(m.HubHello(instance, 4, known=False), self.peer)
+
+    def beat(self, instance: int) -> None:
+        state = m.HubState(instance, 1, 4, "", "b", 0, 0, {})
+        assert self.channel.send(state, self.peer)
+
+    def take(self, count: int) -> list[m.Message]:
+        """Return the next `count` messages, and wait whether more come."""
+        end = time.monotonic() + 10
+        while len(self.heard) < count:
+            assert time.monotonic() < end, self.heard
+            self.turn()
+        for _ in range(5):
+            self.turn()
+        heard, self.heard = self.heard, []
+        return heard
 
     def until_acked(self, row: int) -> None:
         end = time.monotonic() + 10
@@ -98,5 +137,46 @@ def test_what_was_sent_before_one_is_refused_is_settled_and_acknowledged(short_p
         assert sink.attempts.count(1) == sink.attempts.count(2) == 1
         assert sink.attempts.count(3) == 2
         assert [one.row for one in sink.outcomes] == [1, 2, 3, 4]
+    finally:
+        hub.close()
+
+
+def test_what_is_asked_before_the_hub_is_there_is_asked_once_it_is(short_path: Path) -> None:
+    sink = Asking()
+    hub = Hub(short_path, sink)
+    try:
+        sink.asked = [PartHere(7, "A", time.monotonic()), RecipeWanted(2)]
+        assert hub.take(0) == [], "nobody is there to hear it"
+        hub.greet(1)
+        hello, part, recipe = hub.take(3)
+        assert isinstance(hello, m.SinkHello), "before it says who it is, it is not listened to"
+        assert isinstance(part, m.Trigger)
+        assert (part.number, part.part_id, part.missed) == (7, "A", True)
+        assert part.age_ms > 0
+        assert recipe == m.Select("posting", 2)
+    finally:
+        hub.close()
+
+
+def test_what_a_hub_may_not_have_heard_is_asked_of_the_next_one(short_path: Path) -> None:
+    sink = Asking()
+    hub = Hub(short_path, sink)
+    try:
+        hub.greet(1)
+        hub.take(1)
+        sink.asked = [RecipeWanted(2)]
+        assert hub.take(1) == [m.Select("posting", 2)]
+        time.sleep(1.5 * HEARD_S)
+        sink.asked = [PartHere(8, "B", time.monotonic())]
+        [part] = hub.take(1)
+        assert isinstance(part, m.Trigger)
+        assert not part.missed
+        hub.beat(1)
+        hub.take(0)
+        hub.greet(2)
+        hello, again = hub.take(2)
+        assert isinstance(hello, m.SinkHello)
+        assert isinstance(again, m.Trigger), "the wish before the beat was heard"
+        assert (again.number, again.missed) == (8, True)
     finally:
         hub.close()

@@ -146,7 +146,10 @@ def test_the_plc_chooses_the_bundle_by_its_number(tiny_bundle: Path, short_path:
     run = Run(short_path, "server", recipes=recipes, workers=workers)
     active = lambda: (run.plc.active.recipe, run.plc.active.recipe_state)  # noqa: E731
     try:
+        run.plc.select(2)  # it has done so before the line starts, and says it once
         run.until(lambda: run.running)
+        run.until(lambda: active() == (2, RecipeState.STEADY))
+        run.plc.select(1)
         run.until(lambda: active() == (1, RecipeState.STEADY))
         run.plc.select(2)
         run.until(lambda: active() == (1, RecipeState.CHANGING))

@@ -56,6 +56,15 @@ def test_a_part_without_a_picture_in_time_is_lost() -> None:
     assert triggers.match(shot(11.7)) is None, "what comes now is not that part any more"
 
 
+def test_a_trigger_that_is_told_again_is_one_part() -> None:
+    triggers = Triggers(0.0, 1.0, 4)
+    triggers.fire(Fired(5, "A", 10.0))
+    triggers.fire(Fired(5, "A", 10.0), missed=True)
+    triggers.fire(Fired(6, "B", 10.0), missed=True)
+    assert triggers.match(shot(10.1)) is not None
+    assert [one.part_id for one in triggers.lost(20.0)] == ["B"]
+
+
 def test_a_picture_shows_the_newest_part_in_place() -> None:
     triggers = Triggers(0.0, 1.0, 4)
     triggers.fire(Fired(1, "", 10.0))

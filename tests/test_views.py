@@ -220,6 +220,16 @@ def test_a_triggered_part_is_owed_an_answer_even_if_no_camera_sees_it() -> None:
     assert line.turn(110.0) == {}
 
 
+def test_a_trigger_that_is_told_again_after_its_part_was_decided_is_no_other_part() -> None:
+    line = Line()
+    line.views.fired(CAMERAS, "A", 3, line.now, line.now)
+    assert line.turn(line.now + D) == {"A": Reason.NO_FRAME}
+    line.views.fired(CAMERAS, "A", 3, line.now, line.now, missed=True)
+    line.views.fired(CAMERAS, "A", 4, line.now, line.now, missed=True)
+    assert len([part for part in line.ledger.all_parts() if part.open]) == 1
+    assert line.turn(line.now + D) == {"A": Reason.NO_FRAME}
+
+
 def test_triggers_open_only_so_many_parts() -> None:
     line = Line()
     for number in range(1, MAX_OPEN + 50):

@@ -37,7 +37,7 @@ class Triggers:
         """
         cameras = self._cameras.get(trigger.sink, [])
         t0 = heard - max(0.0, trigger.age_ms) / 1000
-        self._views.fired(cameras, trigger.part_id, trigger.number, t0, now)
+        self._views.fired(cameras, trigger.part_id, trigger.number, t0, now, missed=trigger.missed)
         fire = Fire(trigger.number, trigger.part_id, (now - t0) * 1000, trigger.missed)
         for camera in cameras:
             if not self._sources.fire(camera, fire, t0):

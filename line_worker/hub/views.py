@@ -73,10 +73,14 @@ class Group:
         """Return what tells a part with this id and this trigger's number from others."""
         return Identity(part_id, number if self._one_sink else 0)
 
-    def fired(self, part_id: str, number: int, t0: float, now: float) -> None:
-        """A part was triggered: it is owed an answer, whether or not a camera sees it."""
+    def fired(self, part_id: str, number: int, t0: float, now: float, *, missed: bool = False) -> None:
+        """A part was triggered: it is owed an answer, whether or not a camera sees it.
+
+        One that was `missed` may be told again by a sink that does not know what an earlier hub has heard.
+        """
         identity = self.identity(part_id, number)
-        if self.config.match == "id" and identity and self._named(self._open.values(), identity) is None:
+        known = [*self._open.values(), *(self._closed if missed and identity.number else ())]
+        if self.config.match == "id" and identity and self._named(known, identity) is None:
             self._begin(part_id, number, t0, now)
 
     def seen(self, part: Part, now: float, unsure_s: float) -> None:
@@ -253,10 +257,12 @@ class Views:
         """Take over from an earlier hub: the last `outcomes` of the parts called `name`."""
         self._by_name[name].restore(outcomes, now)
 
-    def fired(self, cameras: Iterable[str], part_id: str, number: int, t0: float, now: float) -> None:
-        """These cameras were triggered for a part."""
+    def fired(
+        self, cameras: Iterable[str], part_id: str, number: int, t0: float, now: float, *, missed: bool = False
+    ) -> None:
+        """These cameras were triggered for a part; for one that was `missed` perhaps once more."""
         for group in dict.fromkeys(self._of[camera] for camera in cameras if camera in self._of):
-            group.fired(part_id, number, t0, now)
+            group.fired(part_id, number, t0, now, missed=missed)
 
     def seen(self, frame: Frame, now: float, unsure_s: float = 0.0) -> None:
         """A picture was announced, perhaps once more; its t0 may be wrong by `unsure_s`."""

@@ -24,7 +24,8 @@ from line_worker.errors import DecodeError, SinkError
 from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_sink, open_wire
 from line_worker.lapse import Lapse
-from line_worker.sink import PartHere, Sink, make_sink
+from line_worker.sink import Sink, make_sink
+from line_worker.sink.asks import Asks
 from line_worker.wire import messages as m
 from line_worker.wire.links import CROPS, OUTCOMES
 from line_worker.wire.sockets import Wire
@@ -45,6 +46,7 @@ class Runner:
         self.name, self.sink = name, sink
         self._channel = wire.connect(OUTCOMES, f"sink-{name}")
         self._crops = wire.bind(CROPS) if sink.wants_crops else None
+        self._asks = Asks(name)
         self._owed: deque[tuple[m.Outcome, float]] = deque()  # and when it arrived
         self._instance = 0
         self._acked = 0
@@ -78,11 +80,9 @@ class Runner:
 
     def _ask(self, now: float) -> None:
         for ask in self.sink.asks():
-            if isinstance(ask, PartHere):
-                age_ms = max(0.0, now - ask.at) * 1000
-                self._channel.send(m.Trigger(self.name, ask.number, ask.part_id, age_ms, ask.missed))
-            else:
-                self._channel.send(m.Select(self.name, ask.number))
+            message = self._asks.add(ask, now)
+            if self._instance:
+                self._channel.send(message)
 
     def _open_sink(self, now: float) -> None:
         self.sink.open()
@@ -139,27 +139,27 @@ class Runner:
             case m.Outcome():
                 self._owed.append((message, arrived))
             case m.HubState():
-                self._meet(message.instance)
+                self._meet(message.instance, now)
+                self._asks.heard(now)
                 if self._open:
                     self.sink.beat(message, now)
             case m.HubHello() if not message.known:
                 self._instance = 0
-                self._meet(message.instance)
+                self._meet(message.instance, now)
             case DecodeError():
                 log.error("a message that cannot be used", link="outcomes", message=str(message))
             case m.Tap() if self._open:
                 self.sink.tap(message.frame, message.pixels)
 
-    def _meet(self, instance: int) -> None:
-        """Say hello to a hub that does not know us: it sends again what we have not acknowledged."""
-        if instance != self._instance:
-            self._instance = instance
-            self._hello()
-
-    def _hello(self) -> None:
+    def _meet(self, instance: int, now: float) -> None:
+        """Say hello to a hub that does not know us: it sends again what we have not acknowledged, and so do we."""
+        if instance == self._instance:
+            return
+        self._instance, self._acked = instance, 0
         self._owed.clear()
-        self._acked = 0
         self._channel.send(m.SinkHello(self.name, self.sink.durable, self.sink.wants_frames))
+        for ask in self._asks.again(now):
+            self._channel.send(ask)
 
     def _say_state(self, now: float) -> None:
         self._state_at = now

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from line_worker.source import Captured
 from line_worker.verdicts import Reason
 
+HEARD = 256  # triggers that are known when they are told again
+
 
 @dataclass(frozen=True, slots=True)
 class Fired:
@@ -39,10 +41,14 @@ class Triggers:
         self._told: list[Fired] = []  # that they have come to their moment
         self._shots: deque[Fired] = deque()  # pictures that the source owes
         self._lost: deque[Captured] = deque()
+        self._heard: deque[int] = deque(maxlen=HEARD)
         self.unanswered = False
 
     def fire(self, fired: Fired, *, missed: bool = False) -> None:
-        """A part has come; one that was `missed` has gone by."""
+        """A part has come; one that was `missed` has gone by, and may be told again after a hub has gone."""
+        if missed and fired.number in self._heard:
+            return
+        self._heard.append(fired.number)
         if missed or len(self._waiting) >= self._window:
             self._lost.append(fired.without_picture(Reason.NO_FRAME if missed else Reason.OVERLOAD))
         else:
