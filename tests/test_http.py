@@ -22,7 +22,9 @@ BIG = b"x" * 5_000_000
 
 @pytest.fixture
 def server() -> Iterator[HttpServer]:
-    server = HttpServer(("127.0.0.1", 0), {"/page": lambda _: Answer(HTTPStatus.OK, b"here"), "/big": big})
+    server = HttpServer(
+        ("127.0.0.1", 0), {"/page": lambda _: Answer(HTTPStatus.OK, b"here"), "/big": big, "/broken": broken}
+    )
     server.start()
     yield server
     server.close()
@@ -31,6 +33,10 @@ def server() -> Iterator[HttpServer]:
 
 def big(asked: Request) -> Answer:
     return Answer(HTTPStatus.OK, BIG)
+
+
+def broken(asked: Request) -> Answer:
+    raise ZeroDivisionError
 
 
 def port(server: HttpServer) -> int:
@@ -55,6 +61,25 @@ def test_pages_are_given_whole(server: HttpServer) -> None:
     assert ask(server, "GET", "/page") == (200, b"here", None)
     assert ask(server, "GET", "/page?since=1") == (200, b"here", None)
     assert ask(server, "GET", "/big")[1] == BIG
+
+
+def test_a_mistake_in_a_page_costs_that_request_alone(server: HttpServer) -> None:
+    assert ask(server, "GET", "/broken")[0] == 500
+    assert ask(server, "GET", "/page")[0] == 200
+
+
+def test_a_large_answer_over_a_slow_network_comes_whole(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(pages, "TURN_S", 0.02)
+    with connect(server) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        slow.sendall(b"GET /big HTTP/1.1\r\n\r\n")
+        got, start = 0, time.monotonic()
+        while data := slow.recv(65536):
+            got += len(data)
+            time.sleep(0.02)
+    assert got > len(BIG)
+    assert time.monotonic() - start > 2 * pages.PATIENCE_S
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "get"])

@@ -67,6 +67,11 @@ def test_a_line_that_is_not_heard_is_not_shown_as_running() -> None:
     assert "old" in late["cause"]
 
 
+def test_views_cannot_be_chosen_for_they_are_shown_as_parts() -> None:
+    board = Board("line-1", {"left": DEADLINE_MS, "right": DEADLINE_MS, "screws": DEADLINE_MS}, views=["left", "right"])
+    assert board.view(0.0)["choices"] == ["screws"]
+
+
 def test_outputs_are_shown_but_for_the_page_itself() -> None:
     board = Board("line-1", {"top": DEADLINE_MS}, own="live")
     board.told({"sinks": {"plc": True, "live": True}, "alarms": [{"text": "look"}]})
@@ -85,7 +90,7 @@ def test_a_part_keeps_its_numbers_in_javascript() -> None:
 def test_every_picture_can_be_shown(shape: tuple[int, ...], dtype: type) -> None:
     pixels = np.full(shape, 200 if dtype is np.uint8 else 200 << 4, dtype)  # 12 of 16 bits
     found = cv2.imdecode(np.frombuffer(to_jpeg(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert max(found.shape[:2]) <= 1280
+    assert max(found.shape[:2]) <= SHOWN
     assert found.mean() == pytest.approx(200, abs=3)
 
 
@@ -103,7 +108,7 @@ def test_the_newest_part_comes_with_its_picture(bench: Bench) -> None:
 
 def _width_shown(bench: Bench, seq: int, asked: str) -> int:
     bench.get(f"/next?seen=&longest={asked}")
-    pixels = np.zeros((10, 1600), np.uint8)
+    pixels = np.zeros((10, 2000), np.uint8)
     frame = Frame(outcome(seq).key, 0.0, DEADLINE_MS, pixels.shape, "uint8", "gray", checksum(pixels), "inline")
     bench.live.tap(frame, pixels.tobytes())
     bench.live.deliver(outcome(seq), time.monotonic())
@@ -119,6 +124,28 @@ def test_the_picture_is_as_large_as_the_largest_that_is_shown(bench: Bench) -> N
     assert _width_shown(bench, 3, "7") == 960, "somebody still looks at the larger one"
 
 
+def test_a_part_that_is_looked_at_for_long_is_drawn_as_large_as_it_is_shown(bench: Bench) -> None:
+    bench.part(0)
+    assert _width_shown(bench, 1, "500") == 512
+    small = bench.live._painter.newest["top"]
+    bench.get("/next?seen=&longest=900")
+    until(lambda: bench.live._painter.newest["top"].number > small.number)
+    told, jpeg = bench.next(str(small.number))
+    assert told["part"]["part_id"] == "part-1"
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_UNCHANGED).shape[1] == 960
+
+
+def test_a_page_that_another_process_has_served_sees_the_next_part(bench: Bench) -> None:
+    bench.part(0)
+    first = bench.next()[0]
+    bench.live.close()
+    bench.live.open()
+    bench.part(1, Reason.ANOMALY)
+    told = bench.next(str(first["number"]))[0]
+    assert told["part"]["part_id"] == "part-1"
+    assert told["rejects"] > first["rejects"]
+
+
 @pytest.mark.parametrize("asked", ["", "x", "-5", "1e9", "99999", "9" * 5000, "%C2%B2"])
 def test_a_size_that_is_none_gets_the_largest(bench: Bench, asked: str) -> None:
     bench.part(0)
@@ -130,6 +157,8 @@ def test_the_numbers_come_unless_they_are_not_wanted(bench: Bench) -> None:
     told = [json.loads(bench.get(f"/next?seen=&board={asked}")[1].partition(b"\n")[0]) for asked in ("0", "1", "")]
     assert ["board" in one for one in told] == [False, True, True]
     assert all(one["part"]["part_id"] == "part-0" for one in told)
+    idle = bench.get(f"/next?seen={told[0]['number']}&board=0")[1]
+    assert json.loads(idle.partition(b"\n")[0])["board"]["state"] == "RUNNING", "there is nothing else to say"
 
 
 def test_who_has_seen_the_newest_part_waits_for_the_next(bench: Bench) -> None:

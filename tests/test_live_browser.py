@@ -250,6 +250,19 @@ def test_another_limit_is_tried_used_and_taken_back(page: Chromium) -> None:
     page.until("document.getElementById('less').hidden && document.getElementById('limit-back').disabled", 30)
 
 
+def test_another_camera_does_not_show_the_part_of_the_one_before(page: Chromium) -> None:
+    page.eval("""document.getElementById('camera').append(new Option('nobody', 'nobody'))""")
+    changed = "document.getElementById('camera').dispatchEvent(new Event('change'))"
+    page.eval(f"document.getElementById('camera').value = 'nobody'; {changed}")
+    shown = "document.getElementById('newest').dataset.verdict"
+    assert page.eval(shown) == "WAIT"
+    time.sleep(1.0)  # some parts come meanwhile
+    assert page.eval(shown) == "WAIT"
+    page.eval("document.getElementById('camera').lastChild.remove()")
+    page.eval(changed)
+    page.until(f"{shown} !== 'WAIT'")
+
+
 def test_history_is_searched(page: Chromium) -> None:
     page.until("document.querySelectorAll('#gallery li').length > 0", 30)
     page.eval("document.querySelector('#search [name=verdict]').value = 'FAIL'")

@@ -6,7 +6,9 @@ import json
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +21,11 @@ import pytest
 
 from calib.dataset import good_folder
 from line_worker.live.judgements import Judgements
+from line_worker.live.records import Records
+from line_worker.live.searching import WAITING
 from line_worker.sink.store import Store
 from line_worker.verdicts import Reason
-from live_bench import Bench, named, outcome, rejected
+from live_bench import Bench, named, outcome, rejected, until
 
 
 def test_a_judgement_is_kept_with_who_and_when(bench: Bench) -> None:
@@ -50,6 +54,8 @@ def test_a_pass_that_was_shown_can_be_kept_and_judged(bench: Bench) -> None:
     [
         ({"who": ""}, "needs a name"),
         ({"who": "x" * 65}, "needs a name"),
+        ({"who": "\ud800"}, "needs a name"),
+        ({"who": "Ada\u202e"}, "needs a name"),
         ({"judgement": "good"}, "true_defect, false_reject"),
         ({"judgement": ["true_defect"]}, "true_defect, false_reject"),
         ({"seq": 99}, "not known"),
@@ -144,6 +150,36 @@ def test_history_is_found_by_time_part_and_reason(bench: Bench) -> None:
         assert bench.get(f"/history?{wrong}")[0] == 400
     assert bench.post("/judge", **named(7), judgement="missed_defect", who="Ada")[0] == 200, "long after it was shown"
     assert json.loads(bench.get("/history?part=part-7")[1])["parts"][0]["judgement"] == "missed_defect"
+
+
+def test_a_search_without_time_to_look_at_everything_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(bench.config.store_path, 1_000_000)
+    store.open()
+    for seq in range(1000):
+        store.deliver(replace(outcome(seq), wall=1000.0 + seq), 0.0)
+    store.close()
+    monkeypatch.setattr("line_worker.sink.store.LOOKED_AT", 50)
+    assert json.loads(bench.get("/history?verdict=FAIL")[1]) == {"parts": [], "more": False, "whole": True}
+    monkeypatch.setattr("line_worker.live.records.SEARCH_S", 0.0)
+    assert json.loads(bench.get("/history?verdict=FAIL")[1]) == {"parts": [], "more": False, "whole": False}
+
+
+def test_a_search_keeps_nobody_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = threading.Event()
+
+    def history(*_: object) -> dict[str, Any]:
+        assert searched.wait(10)
+        return {"parts": []}
+
+    monkeypatch.setattr(Records, "history", history)
+    bench.part(0)
+    with ThreadPoolExecutor(WAITING + 1) as people:
+        searches = [people.submit(bench.get, f"/history?before={number}") for number in range(WAITING + 1)]
+        assert bench.next()[0]["part"]["seq"] == 0
+        until(lambda: any(search.done() for search in searches))
+        searched.set()
+        answers = sorted(search.result()[0] for search in searches)
+    assert answers == [200] * WAITING + [503], "one was too many"
 
 
 def test_rejects_from_before_the_start_are_still_there(bench: Bench) -> None:

@@ -9,7 +9,9 @@ import socket
 import ssl
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,6 +19,7 @@ from urllib.parse import urlencode
 import pytest
 
 from line_worker.errors import SinkError
+from line_worker.live.door import LATE
 from live_bench import Bench, named, until
 
 # ---- with a token and TLS --------------------------------------------------------------------------------------------
@@ -107,6 +110,32 @@ def test_a_wrong_token_is_answered_late(private: Private) -> None:
     start = time.monotonic()
     assert private.log_in(TOKEN + "?") == ("/login", "")
     assert time.monotonic() - start > 0.9
+
+
+def test_many_who_guess_keep_nobody_out(private: Private) -> None:
+    known = {"Cookie": private.log_in(TOKEN)[1].partition(";")[0]}
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    def guess(number: int) -> int:
+        connection = private.connection()
+        try:
+            connection.request("POST", "/login", urlencode({"token": f"guess {number}"}), form)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(24) as guessing:
+        guesses = [guessing.submit(guess, number) for number in range(24)]
+        assert [private.get("/rejects", **known)[0] for _ in range(10)] == [200] * 10
+        found = Counter(one.result() for one in guesses)
+    assert set(found) == {303, 429}
+    assert found[303] <= 2 * LATE, "a wrong token is still answered late"
+
+
+def test_cookies_of_other_services_on_this_host_lock_nobody_out(private: Private) -> None:
+    cookie = private.log_in(TOKEN)[1].partition(";")[0]
+    assert private.get("/rejects", Cookie=f'prefs={{"a":1}}; {cookie}; x=y')[0] == 200
+    assert private.get("/rejects", Cookie=f"not-{cookie}")[0] == 401
 
 
 def test_peers_that_do_not_speak_tls_hold_nobody(private: Private) -> None:

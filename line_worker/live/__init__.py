@@ -24,6 +24,7 @@ from line_worker.live.pages import Site
 from line_worker.live.painter import Job, Painter
 from line_worker.live.records import Records
 from line_worker.live.scores import Scores
+from line_worker.live.searching import Searcher
 from line_worker.sink import QuietSink
 from line_worker.sink.crops import CropFolder
 from line_worker.sink.recent import RecentKeys
@@ -68,6 +69,7 @@ class Live(QuietSink):
         self._scores = Scores(self._deadlines)
         self._publish_at = float("-inf")
         self._painter: Painter | None = None
+        self._searcher: Searcher | None = None
         self._server: HttpServer | None = None
         self._asker: Asker | None = None
         self._site: Site | None = None
@@ -91,7 +93,8 @@ class Live(QuietSink):
             self._scores = Scores(self._deadlines)
             runtime = None if is_away(self._config) else self._config.line.runtime
             explorer = Explorer(self._scores, records, runtime, self._ask_soon)
-            self._site = Site(self._painter, records, explorer, Door(self._sink))
+            self._searcher = Searcher()
+            self._site = Site(self._painter, records, explorer, self._searcher, Door(self._sink))
             self._server = HttpServer(
                 self.address, self._site.pages, self._site.posts, encryption(self._sink, "the page")
             )
@@ -105,6 +108,7 @@ class Live(QuietSink):
             self._painter.remember(records.rejects())
         explorer.remember(self._deadlines)
         self._painter.start()
+        self._searcher.start()
         self._server.start()
         scheme = "https" if self._sink.certificate else "http"
         log.info("the page is served", url=f"{scheme}://{self._sink.host}:{self._sink.port}/")
@@ -164,7 +168,8 @@ class Live(QuietSink):
         Raises:
             SinkError: a thread has ended, and nobody but a new process can make another.
         """
-        dead = [thread.name for thread in (self._server, self._painter) if thread is not None and not thread.is_alive()]
+        threads = (self._server, self._painter, self._searcher)
+        dead = [thread.name for thread in threads if thread is not None and not thread.is_alive()]
         if dead:
             raise SinkError(f"the page: its thread {dead[0]} has ended; its process is started again, the line goes on")
         for key in [key for key, (_, came) in self._inline.items() if now - came > UNDECIDED_S]:
@@ -181,10 +186,10 @@ class Live(QuietSink):
 
     def close(self) -> None:
         """Stop serving; what browsers still ask for is not answered."""
-        for thread in (self._server, self._painter, self._asker):
+        for thread in (self._server, self._searcher, self._painter, self._asker):
             if thread is not None:
                 thread.close()
-        self._server = self._painter = self._asker = self._site = None
+        self._server = self._searcher = self._painter = self._asker = self._site = None
 
 
 class Asker(threading.Thread):

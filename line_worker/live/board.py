@@ -59,6 +59,7 @@ class Board:
             **self._station(now),
             "sinks": {name: well for name, well in self._told.get("sinks", {}).items() if name != self._own},
             "cameras": {name: self._camera(name) for name in self._deadlines},
+            "choices": [name for name in self._deadlines if name not in self._views],
             "sources": self._told.get("cameras", {}),
             "thresholds": self._told.get("thresholds", {}),
             "threshold_changes": self._told.get("threshold_changes", []),

@@ -35,6 +35,7 @@ from line_worker.live.explorer import Explorer
 from line_worker.live.painter import ORIGINAL, Painter, Shown
 from line_worker.live.pictures import SHOWN
 from line_worker.live.records import Records
+from line_worker.live.searching import Searcher
 from line_worker.wire.http import JSON, Answer, Page, Request, refused
 
 WAIT_S = 0.5
@@ -51,8 +52,9 @@ HEADERS = (("Content-Security-Policy", POLICY), ("Referrer-Policy", "same-origin
 class Site:
     """The pages of one line. `board` is what is known beside the pictures."""
 
-    def __init__(self, painter: Painter, records: Records, explorer: Explorer, door: Door) -> None:
+    def __init__(self, painter: Painter, records: Records, explorer: Explorer, searcher: Searcher, door: Door) -> None:
         self.board: dict[str, Any] = {}
+        self._searcher = searcher
         self._painter, self._records, self._explorer, self._door = painter, records, explorer, door
         posts: dict[str, Page] = {"/keep": self._keep, "/judge": self._judge, "/threshold": self._threshold}
         pages: dict[str, Page] = {
@@ -95,7 +97,7 @@ class Site:
         if shown is None and now - asked.at < WAIT_S:
             return None
         told: dict[str, Any] = {"rejects": self._painter.rejects_number}
-        if asked.query.get("board") != "0":
+        if asked.query.get("board") != "0" or shown is None:
             told["board"] = self.board
         if shown is not None:
             told |= {"number": shown.number, "part": shown.part}
@@ -142,8 +144,12 @@ class Site:
     def _login(self, asked: Request) -> Answer | None:
         return self._door.log_in(asked) if asked.method == "POST" else _LOGIN(asked)
 
-    def _history(self, asked: Request) -> Answer:
-        return _json(self._records.history(asked.query))
+    def _history(self, asked: Request) -> Answer | None:
+        def search() -> dict[str, Any]:
+            return self._records.history(asked.query, lambda: self._searcher.stopping)
+
+        found = self._searcher.answer((asked.at, *sorted(asked.query.items())), search, time.monotonic())
+        return None if found is None else _json(found)
 
 
 _BYTES = "application/octet-stream"

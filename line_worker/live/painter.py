@@ -44,11 +44,15 @@ ORIGINAL, SMALLER = "original", "small"  # names of files
 
 
 class Shown(NamedTuple):
-    """The newest part of a camera; `number` grows with every one of any camera; without a picture `jpeg` is empty."""
+    """The newest part of a camera; `number` grows with every one of any camera; without a picture `jpeg` is empty.
+
+    Its longer side has at most `longest` pixels.
+    """
 
     number: int
     part: Part
     jpeg: bytes
+    longest: int
 
 
 class Job(NamedTuple):
@@ -73,7 +77,8 @@ class Painter(threading.Thread):
         super().__init__(name="painter", daemon=True)
         self.newest: dict[str, Shown] = {}
         self.rejects: tuple[Part, ...] = ()  # the newest first
-        self.rejects_number = 0
+        # a page that was shown before this process began has seen numbers of the one before: these are larger
+        self._number = self.rejects_number = time.time_ns() // 1_000_000
         self._asked: dict[int, float] = {}  # pixels of the longer side that somebody shows: when he asked last
         self._pictures, self._reader = pictures, FrameReader()
         self._next: dict[str, Job] = {}
@@ -81,7 +86,6 @@ class Painter(threading.Thread):
         self._held: dict[FrameKey, Job] = {}  # the one shown last comes last
         self._drawn_at: dict[str, float] = {}
         self._kept_at = float("-inf")
-        self._number = 0
         self._turn = threading.Condition()
         self._stopping = False
 
@@ -125,7 +129,19 @@ class Painter(threading.Thread):
 
     def watch(self, now: float, longest: int) -> None:
         """Somebody looks, and shows the newest part with so many pixels on its longer side."""
-        self._asked[min(SHOWN, max(SMALL, -(-longest // STEP) * STEP))] = now
+        longest = min(SHOWN, max(SMALL, -(-longest // STEP) * STEP))
+        self._asked[longest] = now
+        for camera, shown in self.newest.copy().items():
+            if shown.jpeg and shown.longest < min(longest, max(shown.part["width"], shown.part["height"])):
+                self._show_larger(camera)
+
+    def _show_larger(self, camera: str) -> None:
+        """Draw what is shown once more: the line may stand, and this part be looked at for long."""
+        with self._turn:
+            job = next((one for one in reversed(self._held.values()) if one.key.camera == camera), None)
+            if job is not None and job.pixels is not None and camera not in self._next:
+                self._next[camera] = job
+                self._turn.notify()
 
     def watched(self, now: float) -> bool:
         """Whether somebody has asked for a part lately."""
@@ -172,11 +188,13 @@ class Painter(threading.Thread):
 
     def _show(self, job: Job) -> None:
         self._drawn_at[job.key.camera] = time.monotonic()
-        pixels, longest = self._read(job), max(self._shown_at(time.monotonic()), default=SHOWN)
+        pixels = self._read(job) if job.pixels is None else job.pixels
+        longest = max(self._shown_at(time.monotonic()), default=SHOWN)
         part = job.part | _size(pixels)
         self._hold(job._replace(part=part, inline=b"", pixels=pixels))
         self._number += 1
-        self.newest[job.key.camera] = Shown(self._number, part, b"" if pixels is None else to_jpeg(pixels, longest))
+        jpeg = b"" if pixels is None else to_jpeg(pixels, longest)
+        self.newest[job.key.camera] = Shown(self._number, part, jpeg, longest)
 
     def _hold(self, job: Job) -> None:
         with self._turn:

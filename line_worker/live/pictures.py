@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHOWN, SMALL = 1280, 320  # pixels of the longer side
+SHOWN, SMALL = 1920, 320  # pixels of the longer side
 JPEG_QUALITY = 85
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from line_worker.errors import ConfigError, SinkError
 from line_worker.live.board import part_of
 from line_worker.live.judgements import ALLOWED, MAX_NOTE, MAX_WHO, Judged, Judgement, Judgements
 from line_worker.live.painter import ORIGINAL, REJECTS, SMALLER, Painter, Part
-from line_worker.sink.store import FILE, Wanted, find_outcomes
+from line_worker.sink.store import FILE, Found, Wanted, find_outcomes
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.messages import FrameKey, Outcome
 
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # names become paths: none may leave the folder
 NUMBER = re.compile(r"[0-9]{1,19}")
 HISTORY = 50  # parts at once
+SEARCH_S, SOON_S = 10.0, 0.5  # that a search may take, and each look at the store before the page is served
 DRAWN = ("overlay", "map", "zones")  # by workers, of anomalies
 REJECTING = (Verdict.FAIL, Verdict.NO_DECISION)
 
 
 def words(said: Any) -> str:
-    """Return what somebody has typed without needless space, "" for what is no text."""
-    return " ".join(said.split()) if isinstance(said, str) else ""
+    """Return what somebody has typed without needless space, "" for what is no text that can be shown."""
+    found = " ".join(said.split()) if isinstance(said, str) else ""
+    return found if found.isprintable() else ""
 
 
 class Records:
@@ -77,22 +79,26 @@ class Records:
         return {} if judged is None else {"judgement": judged.judgement, "who": judged.who, "judged": judged.wall}
 
     def _stored(self, key: FrameKey) -> Part | None:
-        found = self._find(Wanted(key=key), 1)
+        found = self._parts(self._find(Wanted(key=key), 1, SEARCH_S))
         return found[0] if found else None
 
-    def _find(self, wanted: Wanted, limit: int) -> list[Part]:
+    def _find(self, wanted: Wanted, limit: int, seconds: float, stopping: Callable[[], bool] = lambda: False) -> Found:
         if not (self._store / FILE).exists():
-            return []
-        found = find_outcomes(self._store, wanted, limit)
-        return [part_of(one, self._deadlines.get(one.key.camera)) for one in found]
+            return Found([], whole=True)
+        until = time.monotonic() + seconds
+        return find_outcomes(self._store, wanted, limit, lambda: stopping() or time.monotonic() > until)
+
+    def _parts(self, found: Found) -> list[Part]:
+        return [part_of(one, self._deadlines.get(one.key.camera)) for one in found.outcomes]
 
     def outcomes(self, camera: str, limit: int) -> list[Outcome]:
-        """Return the camera's last outcomes in the store, the newest first; none without a store."""
-        return find_outcomes(self._store, Wanted(camera=camera), limit) if (self._store / FILE).exists() else []
+        """Return the camera's last outcomes in the store as far as they are found soon, the newest first."""
+        return self._find(Wanted(camera=camera), limit, SOON_S).outcomes
 
     def rejects(self) -> list[Part]:
-        """Return the last rejects in the store, the newest first; none without a store."""
-        found = [part for verdict in REJECTING for part in self._find(Wanted(verdict=verdict), REJECTS)]
+        """Return the last rejects in the store as far as they are found soon, the newest first."""
+        wanted = (Wanted(verdict=verdict) for verdict in REJECTING)
+        found = [part for one in wanted for part in self._parts(self._find(one, REJECTS, SOON_S))]
         found.sort(key=lambda part: float(part["wall"]), reverse=True)
         return [part | self._pictured(part) for part in found[:REJECTS]]
 
@@ -112,7 +118,7 @@ class Records:
         key = self.key(asked)
         who, note = (words(asked.get(name)) for name in ("who", "note"))
         if not 0 < len(who) <= MAX_WHO or len(note) > MAX_NOTE:
-            raise ConfigError("who", [f"who: a judgement needs a name of at most {MAX_WHO} letters"])
+            raise ConfigError("who", [f"who: a judgement needs a name of at most {MAX_WHO} printable letters"])
         part = self._painter.part(key) or self._stored(key)
         if part is None:
             raise ConfigError("part", [f"{key} is not known here"])
@@ -128,8 +134,10 @@ class Records:
 
     # ---- history ------------------------------------------------------------------------------------------------
 
-    def history(self, asked: Mapping[str, str]) -> dict[str, Any]:
+    def history(self, asked: Mapping[str, str], stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Return the newest parts that `since`, `before` (Unix times), `part`, `camera`, `verdict`, `reason` select.
+
+        `whole` is false when there was no time to look at all that is in the store; `stopping` ends the search at once.
 
         Raises:
             ConfigError: one of them is no such thing.
@@ -149,6 +157,6 @@ class Records:
             )
         except (ValueError, KeyError) as error:
             raise ConfigError("history", [f"{error} is nothing to look for"]) from None
-        found = self._find(wanted, HISTORY + 1)
-        parts = [part | self._judged(self.key(part)) for part in found[:HISTORY]]
-        return {"parts": parts, "more": len(found) > HISTORY}
+        found = self._find(wanted, HISTORY + 1, SEARCH_S, stopping)
+        parts = [part | self._judged(self.key(part)) for part in self._parts(found)[:HISTORY]]
+        return {"parts": parts, "more": len(found.outcomes) > HISTORY, "whole": found.whole}

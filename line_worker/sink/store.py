@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -34,6 +34,7 @@ FILE = "outcomes.sqlite"
 SCHEMA_VERSION = 3  # 2: p-values; 3: views
 CHECKPOINT_S = 1.0
 CROPS_AGAIN_S = 60.0  # how long to wait with pictures after the disk was full
+LOOKED_AT = 20_000  # of SQLite's steps, a few milliseconds, between two looks whether a search has ended
 FREED_AT_ONCE = 64_000_000  # bytes of pictures given up when the disk is full
 
 _SCHEMA = """
@@ -176,8 +177,22 @@ def read_outcomes(path: Path) -> Iterator[Outcome]:
     return _select(path, "ORDER BY wall, camera, epoch, seq", ())
 
 
-def find_outcomes(path: Path, wanted: Wanted, limit: int) -> list[Outcome]:
-    """Return the newest `limit` outcomes that are `wanted`, the newest first; see `read_outcomes`."""
+class Found(NamedTuple):
+    """Outcomes, the newest first; not all of them when the search was ended before it was `whole`."""
+
+    outcomes: list[Outcome]
+    whole: bool
+
+
+class _Ended(Exception):
+    """A search was ended."""
+
+
+def find_outcomes(path: Path, wanted: Wanted, limit: int, ended: Callable[[], bool] = lambda: False) -> Found:
+    """Return the newest `limit` outcomes that are `wanted`, as many as are found until `ended`; see `read_outcomes`.
+
+    What is rare is looked for through every row: of some million that takes seconds.
+    """
     terms: dict[str, Any] = {}
     if wanted.since > float("-inf"):
         terms["wall >= ?"] = wanted.since
@@ -191,17 +206,27 @@ def find_outcomes(path: Path, wanted: Wanted, limit: int) -> list[Outcome]:
     if wanted.key is not None:
         terms.update({f"{name} = ?": getattr(wanted.key, name) for name in _KEY})
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
-    return list(_select(path, f"{where} ORDER BY wall DESC LIMIT ?", (*terms.values(), limit)))
+    found: list[Outcome] = []
+    try:
+        found.extend(_select(path, f"{where} ORDER BY wall DESC LIMIT ?", (*terms.values(), limit), ended))
+    except _Ended:
+        return Found(found, whole=False)
+    return Found(found, whole=True)
 
 
-def _select(path: Path, tail: str, values: tuple[Any, ...]) -> Iterator[Outcome]:
+def _select(
+    path: Path, tail: str, values: tuple[Any, ...], ended: Callable[[], bool] = lambda: False
+) -> Iterator[Outcome]:
     try:
         with closing(sqlite3.connect(f"{(path / FILE).absolute().as_uri()}?mode=ro", uri=True)) as db:
+            db.set_progress_handler(ended, LOOKED_AT)
             known = {name for _, name, *_ in db.execute("PRAGMA table_info(outcomes)")}
             columns = ", ".join(name if name in known else "NULL" for name in _COLUMNS)  # an older store lacks some
             for row in db.execute(f"SELECT {columns} FROM outcomes {tail}", values):
                 yield _from_row(row)
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+            raise _Ended from error
         raise SinkError(f"{path / FILE}: cannot be read ({error}); give the folder of a store") from error
 
 

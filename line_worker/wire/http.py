@@ -20,11 +20,17 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+import structlog
+
 from line_worker.errors import WireError
+
+log = structlog.get_logger()
 
 CONNECTIONS = 16
 REQUEST_BYTES = 4096
-PATIENCE_S = 2.0  # of a connection, from its start
+PATIENCE_S = 2.0  # of a connection, from its start, and from whenever something of the answer has gone out
+SENT_AHEAD = 128 << 10  # bytes that the kernel takes of an answer: with more, a slow peer's progress is seen too late
+MOST_S = 60.0  # that sending an answer may take
 TURN_S = 0.2
 HELD_S = 0.01  # between two looks at pages that have nothing yet
 PAUSE_S = 0.004  # after every turn: however many ask, this thread leaves the processor to the others
@@ -104,15 +110,26 @@ def to_bytes(answer: Answer) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def _answer_of(page: Page, asked: Request) -> Answer | None:
+    """Return what a page says; a mistake in it costs this request alone, and not this thread."""
+    try:
+        return page(asked)
+    except Exception:
+        log.exception("a request that cannot be answered", path=asked.path)
+        return refused(HTTPStatus.INTERNAL_SERVER_ERROR, "this cannot be answered; the station's log says why")
+
+
 @dataclass(slots=True)
 class Peer:
     """One connection: what has come, what is still to be sent; `answered` once its response is made.
 
-    `held` is a request whose page has nothing yet.
+    `held` is a request whose page has nothing yet. It has time `until`, which is more while what is sent arrives, but
+    never longer than `last`.
     """
 
     socket: socket.socket
     until: float
+    last: float = float("inf")
     got: bytearray = field(default_factory=bytearray)
     rest: memoryview = field(default_factory=lambda: memoryview(b""))
     held: Request | None = None
@@ -153,6 +170,7 @@ class HttpServer(threading.Thread):
                 f"{address[0]}:{address[1]}: cannot be bound ({error.strerror}), so its pages are not served; "
                 "stop what uses this port, or give another one"
             ) from error
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
 
@@ -238,7 +256,7 @@ class HttpServer(threading.Thread):
         if peer.held is None or peer.socket.fileno() < 0:
             return
         page = self._pages.get(peer.held.path)
-        answer = refused(HTTPStatus.NOT_FOUND) if page is None else page(peer.held)
+        answer = refused(HTTPStatus.NOT_FOUND) if page is None else _answer_of(page, peer.held)
         if answer is not None:
             peer.held, peer.until = None, time.monotonic() + PATIENCE_S
             try:
@@ -248,11 +266,13 @@ class HttpServer(threading.Thread):
 
     def _send(self, peer: Peer, answer: Answer) -> None:
         peer.answered, peer.rest = True, memoryview(to_bytes(answer))
+        peer.last = time.monotonic() + MOST_S
         self._write(peer)
 
     def _write(self, peer: Peer) -> None:
         with suppress(*NOT_YET):
             peer.rest = peer.rest[peer.socket.send(peer.rest) :]
+            peer.until = min(peer.last, time.monotonic() + PATIENCE_S)  # a large picture over a slow network takes long
         if peer.rest:
             self._selector.modify(peer.socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
         else:

@@ -84,6 +84,7 @@ function showPicture() {
   const there = has(seen);
   const image = $("closer-image");
   image.hidden = !there;
+  text("closer-none", "No picture of this part is kept");
   $("closer-none").hidden = there;
   if (there && image.getAttribute("src") !== pictureOf(part, name)) image.src = pictureOf(part, name);
   if (!there) image.removeAttribute("src");
@@ -121,6 +122,12 @@ $("closer").addEventListener("keydown", (event) => {
 });
 $("close").addEventListener("click", () => $("closer").close());
 $("closer-image").addEventListener("load", () => part && showPicture());
+$("closer-image").addEventListener("error", () => {
+  $("closer-image").hidden = true;
+  $("closer-image").removeAttribute("src"); // so that choosing it again asks again
+  text("closer-none", "The picture did not come. Choose it again.");
+  $("closer-none").hidden = false;
+});
 for (const button of document.querySelectorAll("[data-view]")) {
   button.addEventListener("click", () => { view = button.dataset.view; showPicture(); });
 }

@@ -20,15 +20,16 @@ async function search(before) {
   }
 }
 
-function show({parts, more}, further) {
+function show({parts, more, whole}, further) {
   if (!further) $("rows").replaceChildren();
   found = further ? [...found, ...parts] : parts;
   $("rows").append(...parts.map(row));
   oldest = parts.at(-1)?.wall ?? oldest;
   const count = $("rows").children.length;
   $("table").hidden = count === 0;
-  $("older").hidden = !more;
-  text("found", count ? `${count} parts${more ? ", and older ones" : ""}` : "No part was found");
+  $("older").hidden = !more && (whole || !parts.length);
+  const rest = whole ? (more ? ", and older ones" : "") : ". There are too many to look at all of them: say from when until when";
+  text("found", count || !whole ? `${count} parts${rest}` : "No part was found");
 }
 
 function row(part) {

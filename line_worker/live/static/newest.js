@@ -21,12 +21,28 @@ export async function showPart(part, jpeg) {
   $("look").hidden = false;
 }
 
+// another camera was chosen: what is shown is not its part
+export function forget(camera) {
+  newest = null;
+  $("canvas").getContext("bitmaprenderer").transferFromImageBitmap(null);
+  $("canvas").setAttribute("aria-label", "No picture yet");
+  drawBoxes($("boxes"), {regions: []});
+  $("newest").dataset.verdict = "WAIT";
+  $("mark").setAttribute("href", "#mark-wait");
+  text("word", "Waiting");
+  text("reason", camera ? `No part of ${camera} yet` : "No part yet");
+  text("no-picture", "No picture yet");
+  $("no-picture").hidden = false;
+  $("facts").replaceChildren();
+  $("look").hidden = true;
+}
+
 // how large the picture is shown, in pixels of this screen: more would be sent and decoded in vain
 export function longestShown() {
   const {clientWidth, clientHeight} = $("canvas");
-  const {width = 1, height = 1} = newest ?? {};
-  const scale = Math.min(clientWidth / width, clientHeight / height);
-  return Math.ceil(scale * Math.max(width, height) * devicePixelRatio);
+  if (!newest?.width) return Math.ceil(Math.max(clientWidth, clientHeight) * devicePixelRatio);
+  const scale = Math.min(clientWidth / newest.width, clientHeight / newest.height);
+  return Math.ceil(scale * Math.max(newest.width, newest.height) * devicePixelRatio);
 }
 
 function showVerdict(part, pictured) {
@@ -41,15 +57,22 @@ function showVerdict(part, pictured) {
   $("facts").replaceChildren(...facts.flatMap(([key, value]) => [element("dt", {}, key), element("dd", {}, value)]));
 }
 
+// a tab that is not seen is not kept up to date, and so says nothing
+function titleOf({state_words, line}) {
+  document.title = document.hidden ? line : `${state_words} – ${line}`;
+}
+
+document.addEventListener("visibilitychange", () => titleOf({state_words: $("state-words").textContent, line: $("line").textContent}));
+
 export function showBoard(board) {
   $("state").dataset.state = board.state;
   text("line", board.line);
   text("state-words", board.state_words);
   text("cause", board.cause);
-  document.title = `${board.state_words} – ${board.line}`;
+  titleOf(board);
   $("stop").hidden = !board.stop;
   text("stop", board.stop ? `STOP THE LINE: ${board.stop}` : "");
-  showCameras(Object.keys(board.cameras));
+  showCameras(board.choices);
   showCounts(board);
   showLatency(board.cameras);
   text("queue", board.open_parts === null ? "–" : number(board.open_parts));

@@ -2,7 +2,7 @@
 
 import {showReasons} from "./history.js";
 import {showLimits} from "./limit.js";
-import {longestShown, showBoard, showPart} from "./newest.js";
+import {forget, longestShown, showBoard, showPart} from "./newest.js";
 import {refreshRejects} from "./rejects.js";
 import {$, pause, painted, remember, remembered} from "./tools.js";
 
@@ -15,13 +15,16 @@ let boardAt = -Infinity;
 
 async function next() {
   const board = performance.now() - boardAt < BOARD_MS ? 0 : 1;
-  const query = new URLSearchParams({seen, camera: $("camera").value, longest: longestShown(), board});
+  const camera = $("camera").value;
+  const query = new URLSearchParams({seen, camera, longest: longestShown(), board});
   const answer = await fetch(`next?${query}`, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS)});
   if (answer.status === 401) location.assign("login");
   if (!answer.ok) throw new Error(await answer.text());
   const bytes = new Uint8Array(await answer.arrayBuffer());
   const end = bytes.indexOf(10);
-  return [JSON.parse(decoder.decode(bytes.subarray(0, end))), bytes.subarray(end + 1)];
+  const told = JSON.parse(decoder.decode(bytes.subarray(0, end)));
+  if (camera !== $("camera").value) delete told.part; // another one was chosen meanwhile
+  return [told, bytes.subarray(end + 1)];
 }
 
 async function follow() {
@@ -68,7 +71,7 @@ function useTheme(theme) {
 const dark = matchMedia("(prefers-color-scheme: dark)").matches;
 useTheme(remembered("theme") || (dark ? "dark" : "light"));
 $("theme").addEventListener("click", () => useTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
-$("camera").addEventListener("change", () => { seen = ""; });
+$("camera").addEventListener("change", () => { seen = ""; forget($("camera").value); });
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches?.("input, select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;

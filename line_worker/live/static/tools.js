@@ -31,8 +31,9 @@ const TIME = new Intl.DateTimeFormat("en-GB", {timeStyle: "medium"});
 export const number = (value) => COUNT.format(value).replaceAll(",", "\u202f");
 export const percent = (share) => `${(share * 100).toFixed(share < 0.0995 ? 1 : 0)}\u202f%`;
 export const ms = (value) => (value === null ? "–" : value < 10 ? value.toFixed(1) : String(Math.round(value)));
-export const scoreOf = (part) => (part.score === null ? "–" : part.score.toFixed(2));
-export const limitOf = (part) => (part.threshold === null ? "" : ` (limit ${part.threshold.toFixed(2)})`);
+const short = (value) => (Math.abs(value) >= 0.1 || value === 0 ? value.toFixed(2) : value.toPrecision(2));
+export const scoreOf = (part) => (part.score === null ? "–" : short(part.score));
+export const limitOf = (part) => (part.threshold === null ? "" : ` (limit ${short(part.threshold)})`);
 export const clock = (wall) => TIME.format(wall * 1000);
 
 export const WORDS = {PASS: "PASS", FAIL: "REJECT", NO_DECISION: "REJECT"};
