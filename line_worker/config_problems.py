@@ -18,6 +18,7 @@ from line_worker.wire.hosts import host_of, is_loopback
 
 Sections = Mapping[str, type[BaseModel]]  # by the key or the `kind` that leads there; "" is the file itself
 
+OPENED_ONCE = ("gige", "genicam", "basler", "camera")  # kinds of sources
 MAX_RUNTIME = 90  # bytes of the path: the kernel allows 107 for a socket file's, its name included
 _CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s\"]*@", re.IGNORECASE)  # "rtsp://user:password@"
 
@@ -48,6 +49,7 @@ def across(raw: dict[str, Any], base: Path) -> list[str]:
         names = [item.get("name", item.get(default)) for item in _tables(raw.get(what))]
         double = dict.fromkeys(name for name in names if isinstance(name, str) and names.count(name) > 1)
         problems += [f"{what}: the name {name!r} is used twice; every one needs its own" for name in double]
+    problems += _opened_twice(_tables(raw.get("cameras")))
     problems += clashes(_tables(raw.get("sinks")))
     problems += trigger_problems(raw)
     cameras = [str(camera.get("name")) for camera in _tables(raw.get("cameras"))]
@@ -60,6 +62,27 @@ def across(raw: dict[str, Any], base: Path) -> list[str]:
     if isinstance(runtime, (str, Path)) and len(os.fsencode(base / Path(runtime).expanduser())) > MAX_RUNTIME:
         problems.append(f"line.runtime = {str(runtime)!r}: too long for socket files, at most {MAX_RUNTIME} characters")
     return problems + _without_keys(str(line.get("tcp", "")), line.get("keys"))
+
+
+def _opened_twice(cameras: list[dict[str, Any]]) -> list[str]:
+    """Return which cameras are the same device: it can be opened once, and one of them would never give a frame."""
+    problems, taken = list[str](), dict[tuple[str, str, str], str]()
+    for camera in cameras:
+        source, name = camera.get("source"), str(camera.get("name"))
+        if not isinstance(source, dict) or source.get("kind") not in OPENED_ONCE:
+            continue
+        device = source.get("device", "")
+        if source["kind"] == "camera" and not isinstance(device, int):
+            continue  # a stream may be read by many
+        key = (str(source["kind"]), str(device), str(source.get("producer", "")))
+        if key in taken:
+            which = f"{device!r}" if device != "" else "whatever is connected"
+            problems.append(
+                f"cameras: {taken[key]!r} and {name!r} are the same device, {which}, which can be opened once; "
+                "give each its own `device` (`line-worker cameras` lists them)"
+            )
+        taken.setdefault(key, name)
+    return problems
 
 
 def _without_keys(tcp: str, keys: object) -> list[str]:

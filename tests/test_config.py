@@ -303,3 +303,26 @@ def test_a_sink_survives_the_way_to_another_process(sink: dict[str, Any]) -> Non
     raw = WHOLE | {"cameras": WHOLE["cameras"][:1], "sinks": [sink]}
     config = parse(raw)
     assert parse(json.loads(config.model_dump_json())) == config
+
+
+@pytest.mark.parametrize(
+    ("source", "same"),
+    [
+        ({"kind": "gige", "device": "LW7"}, True),
+        ({"kind": "gige"}, True),
+        ({"kind": "genicam", "producer": "/opt/p.cti", "device": "LW7"}, True),
+        ({"kind": "camera", "device": 0}, True),
+        ({"kind": "camera", "device": "rtsp://host/1"}, False),
+        ({"kind": "folder", "path": "images"}, False),
+    ],
+)
+def test_one_device_is_not_two_cameras(source: dict[str, Any], same: bool) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["cameras"][0]["source"] = raw["cameras"][2]["source"] = source
+
+    if not same:
+        parse(changed(change), base=Path("/"))
+        return
+    [problem] = problems(change)
+    assert problem.startswith("cameras: 'top' and 'back' are the same device")
+    assert "give each its own `device`" in problem

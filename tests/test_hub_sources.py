@@ -25,6 +25,23 @@ def test_a_source_that_the_hub_has_forgotten_is_asked_to_say_hello(rig: Rig) -> 
     assert rig.outcomes(1) == {0: Reason.NONE}
 
 
+def test_a_camera_whose_source_is_silent_is_not_forgotten(rig: Rig) -> None:
+    """It may hang while it opens its camera, which others have taken."""
+    source, _ = rig.running()
+    sources = rig.hub.sources
+    source.pulse = None
+    source.say(m.SourceAlive("cam", EPOCH, 0, False, "LW7: is taken"))
+    rig.until_state(StationState.READY)
+    assert (sources.well, sources.gone()) == ({"cam": False}, ("camera cam: LW7: is taken",))
+    back = rig.source(EPOCH + 1)
+    rig.until(lambda: sources.well == {"cam": True} and not sources.gone())
+    back.pulse = None
+    back.say(m.SourceBye("cam", EPOCH + 1, 0))
+    rig.until(lambda: not sources.well)
+    rig.turns(SILENT_S + 0.1)
+    assert not sources.gone(), "it has left in good order"
+
+
 def test_a_restarted_source_is_not_told_to_forget_what_the_old_one_had(rig: Rig) -> None:
     """Frames of both epochs have the same sequence numbers; an acknowledgement names its epoch."""
     source, worker = rig.running()

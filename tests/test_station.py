@@ -100,6 +100,11 @@ def test_a_camera_without_frames_does_not_stop_the_others(station: Clocked) -> N
     assert station.see(DARK_S, sources=2, bad_sources=both) is S.DEGRADED
 
 
+def test_a_camera_that_is_not_heard_any_more_is_named_beside_the_others(station: Clocked) -> None:
+    assert station.see(gone_sources=("camera side: cannot be opened",)) is S.RUNNING
+    assert station.station.cause == "camera side: cannot be opened"
+
+
 def test_a_durable_sink_must_be_there_at_the_start_and_may_be_away_later(station: Clocked) -> None:
     away = {"missing_sinks": ("sink log: is not connected",)}
     assert station.see(**away) is S.SELFTEST

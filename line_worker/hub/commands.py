@@ -61,7 +61,7 @@ class Commands:
             "bundle": hub.workers.bundle,
             "bundle_change": hub.workers.changeover.status(),
             "workers": len(hub.workers),
-            "cameras": {name: source.ready for name, source in hub.sources.present.items()},
+            "cameras": hub.sources.well,
             "sinks": {view.name: view.reachable for view in hub.outbox.views()},
             "open_parts": hub.ledger.open_parts,
             "counts": {str(verdict): hub.ledger.counts[verdict] for verdict in Verdict},

@@ -250,6 +250,7 @@ class Hub:
             missing_sinks=self.outbox.missing_sinks(),
             bad_sources=self.sources.bad(),
             missing_sources=self.triggers.missing,
+            gone_sources=self.sources.gone(),
             frozen=self.sources.frozen(),
         )
 

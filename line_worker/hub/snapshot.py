@@ -74,7 +74,7 @@ def take(hub: Hub, observed: Observed, now: float) -> Snapshot:
         newest_row=hub.books.newest_row,
         owed_rows=hub.books.owed,
         journal_error=hub.books.error,
-        sources={camera: source.ready for camera, source in hub.sources.present.items()},
+        sources=hub.sources.well,
         sinks=hub.outbox.views(),
         refused={what: n for what, n in ledger.counts.items() if what not in set(Verdict)} | hub.turned_away(),
         drift=hub.drift.seen(),

@@ -41,6 +41,7 @@ class Sources:
         self._peers, self._ledger, self._views, self._outbox = peers, ledger, views, outbox
         self._begun_anew = begun_anew
         self.present: dict[str, SourcePeer] = {}
+        self._gone: dict[str, str] = {}  # cameras that have fallen silent without a farewell: what they said last
         self._fired: dict[tuple[str, int], float] = {}  # (camera, trigger) -> when the part came
         self._done: dict[tuple[str, int], list[int]] = {}
 
@@ -58,7 +59,7 @@ class Sources:
                     self._bye(peer, message, now)
         for camera in [camera for camera, source in self.present.items() if now - source.seen > SILENT_S]:
             log.warning("source is silent", camera=camera)
-            del self.present[camera]
+            self._gone[camera] = self.present.pop(camera).detail or "is not heard any more"
 
     def done(self, key: m.FrameKey) -> None:
         """The part is decided and recorded: `send_done` will tell its source."""
@@ -87,9 +88,18 @@ class Sources:
         for source in self.present.values():
             self._peers.greet(source.peer)
 
+    @property
+    def well(self) -> dict[str, bool]:
+        """Say of each camera that has come, and has not left in good order, whether it gives frames."""
+        return {name: source.ready for name, source in self.present.items()} | dict.fromkeys(self._gone, False)
+
     def bad(self) -> tuple[str, ...]:
         """Name the cameras that give no frames."""
         return tuple(f"camera {name}: {s.detail}" for name, s in self.present.items() if not s.ready)
+
+    def gone(self) -> tuple[str, ...]:
+        """Name the cameras whose process is not heard: it hangs, perhaps while it opens its camera, or is no more."""
+        return tuple(f"camera {name}: {why}" for name, why in self._gone.items())
 
     def frozen(self) -> tuple[str, ...]:
         """Name the cameras that give the same picture over and over."""
@@ -109,6 +119,7 @@ class Sources:
         if rules is None or rules.gathered or not self._ledger.open_epoch(hello.camera, hello.epoch):
             self._peers.refuse(peer, f"camera {hello.camera!r} is not in this line's configuration")
             return
+        self._gone.pop(hello.camera, None)
         self.present[hello.camera] = SourcePeer(peer, hello.epoch, now)
         self._peers.greet(peer)
         log.info("source is here", camera=hello.camera, epoch=hello.epoch, next_seq=hello.next_seq)

@@ -33,6 +33,7 @@ class Facts:
     frozen: tuple[str, ...] = ()  # the cameras that give the same picture over and over
     missing_sinks: tuple[str, ...] = ()  # of either kind; they matter until the station has run once
     missing_sources: tuple[str, ...] = ()  # of cameras for which a sink triggers; until the station has run once
+    gone_sources: tuple[str, ...] = ()  # those that are not heard any more; `sources` does not count them
 
 
 class Station:
@@ -98,4 +99,5 @@ class Station:
         elif not facts.sources:
             self.state, self.cause = StationState.READY, "no source has announced itself"
         else:  # a camera that gives no frames does not stop the others
-            self.state, self.cause = StationState.RUNNING, "; ".join(facts.missing_sources + facts.bad_sources)
+            troubles = dict.fromkeys(facts.missing_sources + facts.bad_sources + facts.gone_sources)
+            self.state, self.cause = StationState.RUNNING, "; ".join(troubles)
