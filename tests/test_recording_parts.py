@@ -21,6 +21,15 @@ SIDE = 100
 
 def write(path: Path, limits: Limits, count: int, start: int = START) -> None:
     """Write a part a second, each a picture of 10 kB; its outcome comes half a second later."""
+    begun(path, limits, count, start).close()
+
+
+def write_and_die(path: Path, limits: Limits, count: int, start: int) -> None:
+    """Write likewise, and leave what a writer leaves that is killed."""
+    begun(path, limits, count, start).abandon()
+
+
+def begun(path: Path, limits: Limits, count: int, start: int) -> RecordingParts:
     parts = RecordingParts(path, RecordingMeta("l", start, 0.002), limits)
     for seq in range(count):
         picture = np.random.default_rng(seq).integers(0, 256, (SIDE, SIDE), np.uint8)
@@ -30,7 +39,7 @@ def write(path: Path, limits: Limits, count: int, start: int = START) -> None:
         evidence = (0.5, 1.0, (), "b" * 64, "w", 1, "", 0)
         parts.outcome(Outcome(seq + 1, key, "PASS", 0, *evidence, 1.0, 1.0, start + seq + 0.5, {}), at_ns + 5 * 10**8)
         parts.flush()
-    parts.close()
+    return parts
 
 
 def seqs(path: Path) -> tuple[list[int], list[int]]:
@@ -65,6 +74,28 @@ def test_the_oldest_are_dropped_beyond_the_quota(tmp_path):
     write(tmp_path / "shift.mcap", Limits(part_bytes=part, quota_bytes=3.5 * part), 40, START + 1000)  # another run
     again = list(finished_parts(tmp_path / "shift.mcap"))
     assert not set(again) & set(parts)
+
+
+def test_what_killed_writers_left_counts_and_is_dropped(tmp_path):
+    part, path = 4 * SIDE * SIDE, tmp_path / "shift.mcap"
+    others = [tmp_path / name for name in ("notes.mcap.part", "shift.mcap.part", "shift-20231114T221320.000Z.mcap.txt")]
+    for other in others:
+        other.write_bytes(bytes(part))
+    for run in range(6):  # each is killed when its part is full
+        write_and_die(path, Limits(part_bytes=part, quota_bytes=2.5 * part), 4, START + 100 * run)
+    left = [file for file in tmp_path.iterdir() if file not in others]
+    assert sum(file.stat().st_size for file in left) <= 2.5 * part
+    assert all(other.exists() for other in others)
+    write(path, Limits(part_bytes=part, quota_bytes=2.5 * part), 40, START + 1000)
+    assert not set(tmp_path.iterdir()) & set(left)
+
+
+def test_a_part_that_another_process_writes_is_not_dropped(tmp_path):
+    part, path = 4 * SIDE * SIDE, tmp_path / "shift.mcap"
+    living = RecordingParts(path, RecordingMeta("l", START - 100, 0.002), Limits(part_bytes=part))
+    write(path, Limits(part_bytes=part, quota_bytes=2 * part), 40)
+    living.close()
+    assert next(finished_parts(path)).name == "shift-20231114T221140.000Z.mcap"
 
 
 def test_the_sink_takes_its_limits_from_the_configuration(tmp_path):

@@ -1,12 +1,14 @@
 """A recording in parts: a new file when one is large or old enough, the oldest dropped beyond a quota.
 
 `shift.mcap` becomes `shift-20261127T081500.000Z.mcap` and so on, each a whole recording of its own. An outcome lies in
-the part that is written when it comes, which may be the one after its picture's.
+the part that is written when it comes, which may be the one after its picture's. What a killed writer left takes its
+room on the disk, too: it counts, and is dropped in its turn.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -91,20 +93,42 @@ class RecordingParts:
         """Make room for another part below the quota."""
         if not self._limits.quota_bytes:
             return
-        parts = list(finished_parts(self._path))
-        sizes = {part: part.stat().st_size for part in parts}
-        largest = max(
-            self._limits.part_bytes, *sizes.values(), 0
-        )  # a part ends only after a frame has made it too large
-        room = self._limits.quota_bytes - largest
-        while parts and sum(sizes[part] for part in parts) > room:
-            oldest = parts.pop(0)
+        sizes = _sizes(self._path)
+        # a part ends only after a frame has made it too large
+        largest = max(self._limits.part_bytes, *sizes.values(), 0)
+        excess = sum(sizes.values()) + largest - self._limits.quota_bytes
+        for oldest, size in sizes.items():
+            if excess <= 0:
+                break
             oldest.unlink(missing_ok=True)
-            log.info("the oldest part of a recording is dropped", part=str(oldest), bytes=sizes[oldest])
+            excess -= size
+            log.info("the oldest part of a recording is dropped", part=str(oldest), bytes=size)
 
 
 def finished_parts(path: Path) -> Iterator[Path]:
     """Yield the parts of a recording that are closed, the oldest first."""
-    ours = re.compile(re.escape(path.stem) + STAMP + re.escape(path.suffix))
-    if path.parent.is_dir():
-        yield from sorted(part for part in path.parent.iterdir() if ours.fullmatch(part.name))
+    yield from _named(path, STAMP + re.escape(path.suffix))
+
+
+def _sizes(path: Path) -> dict[Path, int]:
+    """Return the bytes of every part that nobody writes, the oldest first: the closed, and what killed writers left."""
+    ours = _named(path, rf"{STAMP}(\.cut-\d+)?{re.escape(path.suffix)}(\.part)?")
+    return {part: part.stat().st_size for part in ours if not _is_written(part)}
+
+
+def _named(path: Path, rest: str) -> list[Path]:
+    """Return the files whose name is that of the recording and then `rest`, a regular expression, by name."""
+    ours = re.compile(re.escape(path.stem) + rest)
+    return sorted(part for part in path.parent.iterdir() if ours.fullmatch(part.name)) if path.parent.is_dir() else []
+
+
+def _is_written(part: Path) -> bool:
+    """Return whether a writer has the part open: it holds a lock as long as it lives."""
+    if part.suffix != ".part":
+        return False
+    with part.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
