@@ -24,6 +24,7 @@ from line_worker.wire.recording import RecordedFrame, Recording, read_recording
 from live_bench import until
 
 SIDE = 200
+ENDED = "its writer has ended unexpectedly; nothing more is recorded; stderr says why"
 
 
 def picture(seq: int) -> np.ndarray:
@@ -264,6 +265,23 @@ def test_after_a_full_disk_recording_goes_on_in_a_new_file(config: Config, tmp_p
     assert any("was not closed" in problem for problem in cut.problems)
     whole, frames, outcomes = _read(tmp_path / "r.mcap")
     assert (whole.problems, [f.frame.key.seq for f in frames], len(outcomes)) == ([], [11], 1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it still says why on stderr
+def test_a_writer_that_ends_for_whatever_reason_is_told_and_replaced(
+    recorder: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.open()
+    assert recorder._thread is not None
+    monkeypatch.setattr(recorder._thread.writer, "frame", lambda *_: 1 / 0)
+    recorder.tap(header(0), picture(0).tobytes())
+    recorder.poll(time.monotonic() + 2 * HOLD_S)
+    recorder._thread.join()
+    assert recorder.reachable() == (False, f"{tmp_path / 'r.mcap'}: {ENDED}")
+    assert "recording has stopped" in capsys.readouterr().out
+    recorder.tap(header(1), picture(1).tobytes())
+    assert recorder.deliver(outcome(1), 0.0)
+    assert recorder.reachable() == (True, "")
 
 
 def test_no_recording_is_begun_on_a_full_disk(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from line_worker.config import parse
-from line_worker.errors import ConfigError
+from line_worker.errors import ConfigError, RecordingError
 from line_worker.sink import make_sink
 from line_worker.wire.frames import checksum
 from line_worker.wire.messages import Frame, FrameKey, Outcome
@@ -96,6 +98,27 @@ def test_a_part_that_another_process_writes_is_not_dropped(tmp_path):
     write(path, Limits(part_bytes=part, quota_bytes=2 * part), 40)
     living.close()
     assert next(finished_parts(path)).name == "shift-20231114T221140.000Z.mcap"
+
+
+def test_what_is_no_part_or_has_gone_does_not_stop_the_recording(tmp_path, monkeypatch):
+    part, path = 4 * SIDE * SIDE, tmp_path / "shift.mcap"
+    (tmp_path / "shift-20200101T000000.000Z.mcap").mkdir()
+    gone = tmp_path / "shift-20200101T000000.001Z.mcap.part"
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: [*listed(folder), gone])
+    write(path, Limits(part_bytes=part, quota_bytes=2 * part), 40)
+    assert seqs(list(finished_parts(path))[-1])[0][-1] == 39
+
+
+def test_a_folder_that_lets_nothing_be_dropped_is_an_error_in_words(tmp_path, monkeypatch):
+    part, path = 4 * SIDE * SIDE, tmp_path / "shift.mcap"
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(RecordingError, match=f"{tmp_path}: cannot be written .Operation not permitted"):
+        write(path, Limits(part_bytes=part, quota_bytes=2 * part), 40)
+
+
+def refused(*path, **options):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def test_the_sink_takes_its_limits_from_the_configuration(tmp_path):

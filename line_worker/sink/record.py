@@ -196,15 +196,20 @@ class WriterThread(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Write until `finish`."""
+        """Write until `finish`; whatever ends it before is its `failure`: a dead thread looks like a quiet one."""
+        failure = f"{self.writer.path}: its writer has ended unexpectedly; nothing more is recorded; stderr says why"
         try:
             while (item := self.tasks.get()) is not None:
                 self._write(*item)
             self.writer.close()
+            failure = ""
         except RecordingError as error:
-            self.failure = str(error)
-            log.error("recording has stopped", error=self.failure)  # noqa: TRY400 - said to the user, in words
-            self.writer.abandon()
+            failure = str(error)
+        finally:
+            if failure:
+                log.error("recording has stopped", error=failure)
+                self.writer.abandon()
+            self.failure = failure
 
     def _write(self, task: Task, nbytes: int) -> None:
         task()

@@ -7,6 +7,7 @@ room on the disk, too: it counts, and is dropped in its turn.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import re
@@ -19,7 +20,7 @@ import structlog
 
 from line_worker.wire.messages import Outcome
 from line_worker.wire.recording import RecordingMeta, Trigger
-from line_worker.wire.recording_writer import RecordingWriter
+from line_worker.wire.recording_writer import RecordingWriter, writing
 from line_worker.wire.rosimage import Compression
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ class Limits(NamedTuple):
 
 
 class RecordingParts:
-    """Writes as RecordingWriter does, by one thread, into one part after the other."""
+    """Writes as RecordingWriter does, by one thread, into one part after the other; raises what it raises."""
 
     def __init__(self, path: Path, meta: RecordingMeta, limits: Limits, compression: Compression = "none") -> None:
-        self._path, self._meta, self._limits, self._compression = path, meta, limits, compression
+        self.path, self._meta, self._limits, self._compression = path, meta, limits, compression
         self._writer = self._next(round(meta.created * 1e9))
 
     def frame(self, trigger: Trigger, pixels: NDArray[Any] | None, at_ns: int, trigger_ns: int) -> None:
@@ -82,18 +83,19 @@ class RecordingParts:
             self._writer = self._next(at_ns)
 
     def _next(self, at_ns: int) -> RecordingWriter:
-        self._drop_oldest()
+        with writing(self.path.parent):
+            self._drop_oldest()
         self._began_ns = at_ns
         moment = datetime.fromtimestamp(at_ns / 1e9, UTC)
         stamp = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z"
-        path = self._path.with_name(f"{self._path.stem}-{stamp}{self._path.suffix}")
+        path = self.path.with_name(f"{self.path.stem}-{stamp}{self.path.suffix}")
         return RecordingWriter(path, dataclasses.replace(self._meta, created=at_ns / 1e9), self._compression)
 
     def _drop_oldest(self) -> None:
         """Make room for another part below the quota."""
         if not self._limits.quota_bytes:
             return
-        sizes = _sizes(self._path)
+        sizes = _sizes(self.path)
         # a part ends only after a frame has made it too large
         largest = max(self._limits.part_bytes, *sizes.values(), 0)
         excess = sum(sizes.values()) + largest - self._limits.quota_bytes
@@ -113,7 +115,12 @@ def finished_parts(path: Path) -> Iterator[Path]:
 def _sizes(path: Path) -> dict[Path, int]:
     """Return the bytes of every part that nobody writes, the oldest first: the closed, and what killed writers left."""
     ours = _named(path, rf"{STAMP}(\.cut-\d+)?{re.escape(path.suffix)}(\.part)?")
-    return {part: part.stat().st_size for part in ours if not _is_written(part)}
+    sizes = {}
+    for part in ours:
+        with contextlib.suppress(FileNotFoundError):  # somebody deleted it just now
+            if part.is_file() and not _is_written(part):
+                sizes[part] = part.stat().st_size
+    return sizes
 
 
 def _named(path: Path, rest: str) -> list[Path]:

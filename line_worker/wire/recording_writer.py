@@ -58,7 +58,7 @@ class RecordingWriter:
         self._bundles: set[str] = set()
         self._channels: dict[str, int] = {}
         self._unsynced = 0
-        with self._writing():
+        with writing(self.path):
             self._file = _create(self.path, self.part)
             self._writer = McapWriter(self._file, profile="ros2", library="line-worker")
             self._writer.metadata(START, self._description())
@@ -68,7 +68,7 @@ class RecordingWriter:
         """Write a trigger and its picture; without one, `trigger.missing` or the frame's problem says why."""
         key = trigger.frame.key
         trigger = dataclasses.replace(trigger, frame=header_of(trigger.frame))
-        with self._writing():
+        with writing(self.path):
             if pixels is not None:
                 image = self._kind.encode(pixels, trigger_ns, str(key))
                 self._writer.message(self._image_channel(key.camera), at_ns, trigger_ns, key.seq, *image)
@@ -81,7 +81,7 @@ class RecordingWriter:
 
     def outcome(self, outcome: Outcome, at_ns: int) -> None:
         """Write an outcome."""
-        with self._writing():
+        with writing(self.path):
             data = OUTCOME.dump_json(outcome)
             channel = self._json_channel(OUTCOMES, "line_worker.Outcome")
             self._writer.message(channel, at_ns, at_ns, outcome.key.seq, data)
@@ -96,14 +96,14 @@ class RecordingWriter:
 
     def flush(self) -> None:
         """Hand everything to the operating system: a writer that is killed afterwards loses none of it."""
-        with self._writing():
+        with writing(self.path):
             self._end_chunk()
 
     def close(self) -> None:
         """Finish the file, put it on disk and give it its name. May be called twice."""
         if self._file.closed:
             return
-        with self._writing():
+        with writing(self.path):
             self._writer.end_chunk()
             self._writer.metadata(END, self._description())
             self._writer.finish()
@@ -155,15 +155,17 @@ class RecordingWriter:
             self._channels[topic] = self._writer.channel(topic, "json", schema)
         return self._channels[topic]
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RecordingError(
-                f"{self.path}: cannot be written ({error.strerror}); nothing more is recorded; "
-                "check the disk's space and the folder's permissions"
-            ) from error
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses into a RecordingError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordingError(
+            f"{path}: cannot be written ({error.strerror}); nothing more is recorded; "
+            "check the disk's space and the folder's permissions"
+        ) from error
 
 
 def _create(path: Path, part: Path) -> Any:
