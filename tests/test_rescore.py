@@ -19,7 +19,7 @@ from line_worker.errors import ConfigError, LineWorkerError
 from line_worker.images import save_png
 from line_worker.rescore.results import Results
 from line_worker.rescore.run import run
-from line_worker.rescore.shares import pictures, rescore
+from line_worker.rescore.shares import names, pictures, rescore
 from line_worker.source.drawing import draw_part
 from line_worker.wire.frames import checksum
 from line_worker.wire.messages import Frame, FrameKey, Outcome
@@ -94,7 +94,7 @@ def test_recorded_verdicts_that_change_are_named(bundle, recording, tmp_path, ca
 @pytest.mark.long
 def test_an_interrupted_run_goes_on_where_it_stopped(bundle, folder, tmp_path):
     whole = list(rescore([folder], bundle, 1))
-    first = Results(tmp_path / "r.jsonl", whole[0]["bundle"], resume=False)
+    first = Results(tmp_path / "r.jsonl", whole[0]["bundle"], (), resume=False)
     for verdict in whole[:2]:
         first.add(verdict)
     first.stop()
@@ -131,13 +131,88 @@ def test_sources_that_lead_nowhere_are_refused(bundle, tmp_path):
 def test_results_that_cannot_be_kept_are_refused(tmp_path, name, words):
     (tmp_path / "there.jsonl").touch()
     with pytest.raises(ConfigError, match=words):
-        Results(tmp_path / name, "b", resume=False)
+        Results(tmp_path / name, "b", (), resume=False)
+
+
+def left(path: Path, names: str, source: str = "some") -> list[tuple[str, str]]:
+    """Leave the verdicts of an interrupted run on the pictures `names`; returns these."""
+    asked = [(source, name) for name in names]
+    first = Results(path, "b", asked, resume=False)
+    for number, (_, name) in enumerate(asked):
+        first.add(verdict(number, name, source))
+    first.stop()
+    return asked
+
+
+def verdict(number: int, name: str, source: str = "some") -> dict[str, object]:
+    found = {"number": number, "source": source, "name": name, "outcome": "PASS", "reason": "NONE", "score": 0.5}
+    return found | {"threshold": 1.0, "p_value": None, "boxes": [[1, 2, 3, 4]], "bundle": "b"}
 
 
 def test_results_of_another_bundle_are_not_mixed(tmp_path):
-    (tmp_path / "r.jsonl.part").write_text('{"bundle": "a"}\n')
+    asked = left(tmp_path / "r.jsonl", "a")
     with pytest.raises(ConfigError, match="another bundle"):
-        Results(tmp_path / "r.jsonl", "b", resume=True)
+        Results(tmp_path / "r.jsonl", "c", asked, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "now", "words"),
+    [
+        ("other", "abcd", "verdict 0 is on a of some, where the sources now have a of other"),
+        ("some", "aabc", "verdict 1 is on b of some, where the sources now have a of some"),
+        ("some", "ab", "verdict 2 is on c of some, where the sources now have nothing any more"),
+    ],
+)
+def test_results_of_other_pictures_are_not_mixed(tmp_path, source, now, words):
+    left(tmp_path / "r.jsonl", "abc")
+    before = (tmp_path / "r.jsonl.part").read_bytes()
+    with pytest.raises(ConfigError, match=f"{words}; nothing was judged.*delete this file"):
+        Results(tmp_path / "r.jsonl", "b", [(source, name) for name in now], resume=True)
+    assert (tmp_path / "r.jsonl.part").read_bytes() == before
+
+
+def test_results_go_on_when_pictures_came_behind_them(tmp_path):
+    asked = left(tmp_path / "r.jsonl", "abc")
+    again = Results(tmp_path / "r.jsonl", "b", [*asked, ("some", "d")], resume=True)
+    assert again.done == 3
+    again.add(verdict(3, "d"))
+    again.finish()
+    assert [json.loads(line)["name"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == list("abcd")
+
+
+def test_an_interrupted_run_is_not_written_over(tmp_path):
+    asked = left(tmp_path / "r.jsonl", "abc")
+    with pytest.raises(ConfigError, match=r"r\.jsonl\.part.*\n.*--resume, or delete this file"):
+        Results(tmp_path / "r.jsonl", "b", asked, resume=False)
+    again = Results(tmp_path / "r.jsonl", "b", asked, resume=True)
+    again.stop()
+    assert again.done == 3
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"[1]\n", b'{"bundle": "b"}\n', b"\0" * 9 + b"\n"])
+def test_results_that_are_none_are_refused_in_words(tmp_path, garbage):
+    (tmp_path / "r.jsonl.part").write_bytes(garbage)
+    with pytest.raises(ConfigError, match="line 1 is not verdict 0 of a rescore"):
+        Results(tmp_path / "r.jsonl", "b", [("some", "a")], resume=True)
+
+
+def test_results_where_nothing_can_be_written_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be written .No such file"):
+        Results(tmp_path / "nowhere" / "r.jsonl", "b", (), resume=False)
+
+
+def test_a_table_names_files_whose_names_are_no_text(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    results = Results(tmp_path / "r.parquet", "b", [("some", name)], resume=False)
+    results.add(verdict(0, name))
+    results.finish()
+    [row] = pq.read_table(tmp_path / "r.parquet").to_pylist()
+    assert row == verdict(0, r"caf\xe9.png")
+
+
+def test_names_are_those_of_the_verdicts(folder, recording):
+    found = [(picture.source, picture.name) for _, picture in pictures([recording, folder])]
+    assert list(names([recording, folder])) == found
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ import typer
 from line_worker.bundle import Bundle
 from line_worker.errors import ConfigError
 from line_worker.rescore.results import Results
-from line_worker.rescore.shares import available, recorded_outcomes, rescore
+from line_worker.rescore.shares import available, check, names, recorded_outcomes, rescore
 from line_worker.wire.messages import Outcome
 
 SHOWN = 20  # verdicts that changed
@@ -36,7 +36,8 @@ def run(
     """
     if resume and out is None:
         raise ConfigError("rescore", ["--resume goes on with the file that --out named; give it again"])
-    results = None if out is None else Results(out, Bundle.load(bundle).sha, resume)
+    check(sources)
+    results = None if out is None else Results(out, Bundle.load(bundle).sha, names(sources), resume)
     done = results.done if results else 0
     recorded, counts, changed = recorded_outcomes(sources), Counter[str](), list[dict[str, Any]]()
     begun = time.monotonic()

@@ -44,19 +44,23 @@ def pictures(sources: Sequence[Path], share: int = 0, of: int = 1) -> Iterator[t
     Raises ConfigError for a source that is neither a recording, an image nor a folder of images, RecordingError for a
     recording that cannot be read.
     """
-    number = 0
+    for number, (source, item) in enumerate(_found(sources)):
+        if number % of == share:
+            yield number, _recorded(source, item) if isinstance(item, RecordedFrame) else _file(source, item)
+
+
+def names(sources: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """Yield the source and the name of every picture, as a verdict holds them; raises what `pictures` raises."""
+    for source, item in _found(sources):
+        yield str(source), str(item.frame.key if isinstance(item, RecordedFrame) else item)
+
+
+def _found(sources: Sequence[Path]) -> Iterator[tuple[Path, RecordedFrame | Path]]:
     for source in sources:
         if source.suffix == ".mcap":
-            for item in read_recording(source):
-                if isinstance(item, RecordedFrame):
-                    if number % of == share:
-                        yield number, _recorded(source, item)
-                    number += 1
-            continue
-        for path in find([source]):
-            if number % of == share:
-                yield number, _file(source, path)
-            number += 1
+            yield from ((source, item) for item in read_recording(source) if isinstance(item, RecordedFrame))
+        else:
+            yield from ((source, path) for path in find([source]))
 
 
 def _recorded(source: Path, item: RecordedFrame) -> Picture:
