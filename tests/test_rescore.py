@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -117,6 +119,19 @@ def test_a_process_that_dies_ends_the_run_and_loses_nothing(bundle, folder):
     time.sleep(0.05)
     left = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     assert not [pid for pid in left if b"rescore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_what_a_process_logs_does_not_come_between_its_verdicts(bundle, folder):
+    program = (
+        "import sys, structlog, line_worker.selftest as selftest; from line_worker.rescore.shares import main\n"
+        "tested = selftest.self_tested\n"
+        "selftest.self_tested = lambda *a: structlog.get_logger().warning('torch is used') or tested(*a, 'torch')\n"
+        "main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, str(bundle), "0", "1", "0", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["number"] for line in done.stdout.splitlines()] == list(range(6))
+    assert "torch is used" in done.stderr
 
 
 def test_sources_that_lead_nowhere_are_refused(bundle, tmp_path):

@@ -173,8 +173,10 @@ def main(arguments: Sequence[str]) -> int:
     """One process: bundle, its share, of how many, from which number on, and the sources; prints verdicts."""
     bundle_path, share, of, done, *sources = arguments
     from line_worker.bundle import Bundle
+    from line_worker.health import configure_logging
     from line_worker.selftest import self_tested
 
+    configure_logging("rescore")  # to stderr: stdout is for verdicts alone
     take_one_thread()
     try:
         bundle = Bundle.load(Path(bundle_path))
