@@ -16,6 +16,7 @@ import pytest
 
 from calib.options import TrainOptions
 from calib.train import train
+from line_worker.bundle import Bundle
 from line_worker.cli import main
 from line_worker.errors import ConfigError, LineWorkerError
 from line_worker.images import save_png
@@ -105,6 +106,27 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bundle, folder, tmp_path):
     assert run([folder], bundle, tmp_path / "r.jsonl", 1, resume=True, as_json=True) == 0
     assert [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()] == whole
     assert not first.part.exists()
+
+
+def test_the_summary_counts_what_was_there_from_before(bundle, recording, tmp_path, monkeypatch, capsys):
+    """The picture that changes was judged by the interrupted run."""
+    sha = Bundle.load(bundle).sha
+    judged = [verdict(number, f"l/cam/7/{number}", str(recording)) | {"bundle": sha} for number in range(3)]
+    monkeypatch.setattr("line_worker.rescore.run.rescore", lambda sources, bundle, processes, done: judged[done:])
+    first = Results(tmp_path / "r.jsonl", sha, (), resume=False)
+    for one in judged[:2]:
+        first.add(one)
+    first.stop()
+    (tmp_path / "again.jsonl.part").write_bytes(first.part.read_bytes())
+    assert run([recording], bundle, tmp_path / "r.jsonl", 1, resume=True, as_json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["pictures"], found["left_from_before"], found["compared"]) == (3, 2, 3)
+    assert found["outcomes"] == {"PASS": 3}
+    assert found["changed"] == [{"name": "l/cam/7/1", "was": "FAIL", "is": "PASS"}]
+    run([recording], bundle, tmp_path / "again.jsonl", 1, resume=True, as_json=False)
+    words = capsys.readouterr().out
+    assert words.startswith("1 pictures in ")
+    assert ", 2 were there from before: 3 PASS\n1 of 3 recorded verdicts change\n" in words
 
 
 @pytest.mark.long

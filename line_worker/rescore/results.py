@@ -58,7 +58,7 @@ class Results:
             self._file.flush()
 
     def stop(self) -> None:
-        """Leave what there is for another run."""
+        """Leave what there is for another run; nothing happens after `finish`."""
         self._file.close()
 
     def finish(self) -> None:

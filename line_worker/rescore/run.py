@@ -38,34 +38,53 @@ def run(
         raise ConfigError("rescore", ["--resume goes on with the file that --out named; give it again"])
     check(sources)
     results = None if out is None else Results(out, Bundle.load(bundle).sha, names(sources), resume)
-    done = results.done if results else 0
-    recorded, counts, changed = recorded_outcomes(sources), Counter[str](), list[dict[str, Any]]()
-    begun = time.monotonic()
+    left = results.left if results else []
     try:
-        for verdict in _verdicts(sources, bundle, processes, done, cluster):
-            counts[verdict["outcome"]] += 1
+        tally = _Tally(recorded_outcomes(sources))
+        for one in left:
+            tally.add(one.name, one.outcome)
+        begun = time.monotonic()
+        for verdict in _verdicts(sources, bundle, processes, len(left), cluster):
+            tally.add(verdict["name"], verdict["outcome"])
             if results:
                 results.add(verdict)
-            if was := _changed(verdict, recorded.get(verdict["name"])):
-                changed.append({"name": verdict["name"], "was": was, "is": verdict["outcome"]})
-    except BaseException:
+        if results:
+            results.finish()
+    finally:
         if results:
             results.stop()
-        raise
-    if results:
-        results.finish()
-    seconds = time.monotonic() - begun
-    found = {
-        "pictures": counts.total(),
-        "left_from_before": done,
-        "outcomes": dict(counts),
-        "compared": sum(1 for _ in recorded),
-        "changed": changed,
-        "seconds": round(seconds, 3),
-        "pictures_per_s": counts.total() / seconds,
-    }
+    found = tally.as_json(len(left), time.monotonic() - begun)
     typer.echo(json.dumps(found) if as_json else "\n".join(_in_words(found, out)))
     return 0
+
+
+class _Tally:
+    """What came of the pictures, those of an interrupted run included, beside what the line had `recorded` of them."""
+
+    def __init__(self, recorded: dict[str, Outcome]) -> None:
+        self._recorded = recorded
+        self._counts, self._compared, self._changed = Counter[str](), 0, list[dict[str, str]]()
+
+    def add(self, name: str, outcome: str) -> None:
+        """Count a verdict."""
+        self._counts[outcome] += 1
+        if (was := self._recorded.get(name)) is None:
+            return
+        self._compared += 1
+        if was.verdict != outcome:
+            self._changed.append({"name": name, "was": was.verdict, "is": outcome})
+
+    def as_json(self, left: int, seconds: float) -> dict[str, Any]:
+        """Return the summary; `left` verdicts were there before, and took none of the `seconds`."""
+        return {
+            "pictures": self._counts.total(),
+            "left_from_before": left,
+            "outcomes": dict(self._counts),
+            "compared": self._compared,
+            "changed": self._changed,
+            "seconds": round(seconds, 3),
+            "pictures_per_s": (self._counts.total() - left) / seconds,
+        }
 
 
 def _verdicts(
@@ -78,16 +97,11 @@ def _verdicts(
     return ray.rescore(sources, bundle, cluster, processes, done)
 
 
-def _changed(verdict: dict[str, Any], outcome: Outcome | None) -> str:
-    """Return the recorded verdict where it was another one, else ""."""
-    return "" if outcome is None or outcome.verdict == verdict["outcome"] else outcome.verdict
-
-
 def _in_words(found: dict[str, Any], out: Path | None) -> list[str]:
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found["outcomes"].items())) or "nothing"
-    before = f"; {found['left_from_before']} were there from before" if found["left_from_before"] else ""
+    before = f", {left} were there from before" if (left := found["left_from_before"]) else ""
     pace = f"{found['seconds']:.1f} s ({found['pictures_per_s']:.1f}/s)"
-    lines = [f"{found['pictures']} pictures in {pace}: {counts}{before}"]
+    lines = [f"{found['pictures'] - left} pictures in {pace}{before}: {counts}"]
     if found["compared"]:
         lines.append(f"{len(found['changed'])} of {found['compared']} recorded verdicts change")
     lines += [f"   {one['was']} -> {one['is']}  {one['name']}" for one in found["changed"][:SHOWN]]
