@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from line_worker.recordings import Info
+    from line_worker.recordings import Info, Span
 
 recording_app = typer.Typer(help="Look into recordings, check and cut them, take their pictures out.")
 
@@ -64,7 +64,7 @@ def cut(
     """Write a span of a recording, frames with their outcomes, to a new one; without a span all of it."""
     from line_worker import recordings
 
-    frames, outcomes = recordings.cut(source, out, recordings.span(source, start, end, camera or ()), compression)
+    frames, outcomes = recordings.cut(source, out, _wanted(source, start, end, camera or ()), compression)
     typer.echo(f"{out}: {frames} frames and {outcomes} outcomes")
     return 0
 
@@ -80,7 +80,7 @@ def export(
     """Write pictures as files, by verdict: what passed to train/good, what failed to test/fail."""
     from line_worker import recordings
 
-    written = recordings.export(source, folder, recordings.span(source, start, end, camera or ()))
+    written = recordings.export(source, folder, _wanted(source, start, end, camera or ()))
     typer.echo("\n".join(f"{folder / place}: {count}" for place, count in sorted(written.items())))
     return 0
 
@@ -101,9 +101,19 @@ def film(
     names = [camera] if camera else list(recordings.look(source).cameras)
     if len(names) != 1:
         raise ConfigError(str(source), [f"holds cameras {', '.join(names) or 'none'}: name one with --camera"])
-    count = recordings.film(source, out, names[0], rate, recordings.span(source, start, end, names))
+    count = recordings.film(source, out, names[0], rate, _wanted(source, start, end, names))
     typer.echo(f"{out}: {count} pictures of {names[0]}")
     return 0
+
+
+def _wanted(source: Path, start: str, end: str, cameras: Collection[str]) -> Span:
+    """Return what is to be written of a recording; what it lacks is told, because what is written looks whole."""
+    from line_worker.recordings import look, span
+
+    found = look(source)
+    for problem in found.problems:
+        typer.echo(f"{source}: {problem}", err=True)
+    return span(found, start, end, cameras)
 
 
 def _shown(found: Info) -> Iterator[str]:

@@ -111,12 +111,11 @@ class Span(NamedTuple):
         return self.start <= frame.at <= self.end and (not self.cameras or frame.frame.key.camera in self.cameras)
 
 
-def span(recording: Path, start: str, end: str, cameras: Collection[str]) -> Span:
+def span(info: Info, start: str, end: str, cameras: Collection[str]) -> Span:
     """Return the span of texts: seconds from the recording's first trigger, or ISO times; "" is open.
 
     Raises ConfigError for what is neither, and for cameras that are not there.
     """
-    info = look(recording)
     first = min((camera.first for camera in info.cameras.values()), default=0.0)
     there = ", ".join(info.cameras) or "none"
     problems = [f"no camera {name!r}; there are {there}" for name in sorted({*cameras} - {*info.cameras})]
@@ -127,7 +126,7 @@ def span(recording: Path, start: str, end: str, cameras: Collection[str]) -> Spa
         except ValueError:
             problems.append(f"{text!r} is no time: give seconds from the first part, or 2026-11-24T08:15:00+01:00")
     if problems:
-        raise ConfigError(str(recording), problems)
+        raise ConfigError(info.path, problems)
     return Span(ends[0], ends[1], cameras)
 
 

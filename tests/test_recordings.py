@@ -145,6 +145,19 @@ def test_a_film_shows_every_picture(path, tmp_path):
     assert count == 9
 
 
+@pytest.mark.parametrize("what", [("cut", "x.mcap"), ("export", "x"), ("film", "x.mp4", "--camera", "left")])
+def test_what_the_source_lacks_is_told_because_what_is_written_looks_whole(path, tmp_path, what):
+    command, out, *options = what
+    damaged = tmp_path / "damaged.mcap"
+    damaged.write_bytes(path.read_bytes()[:-2000])
+    problems = run("recording", "verify", damaged)[1]
+    assert "bytes are lost" in problems
+    result = CliRunner().invoke(app, ["recording", command, str(damaged), str(tmp_path / out), *options])
+    assert (result.exit_code, result.stderr) == (0, problems)
+    result = CliRunner().invoke(app, ["recording", command, str(path), str(tmp_path / f"2{out}"), *options])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_nothing_is_written_over(path, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
@@ -163,7 +176,7 @@ def test_nothing_is_written_over(path, tmp_path):
 )
 def test_a_span_that_makes_no_sense_is_refused(path, start, cameras, words):
     with pytest.raises(ConfigError, match=words):
-        recordings.span(path, start, "", cameras)
+        recordings.span(recordings.look(path), start, "", cameras)
 
 
 def test_an_empty_span_writes_nothing(path, tmp_path):

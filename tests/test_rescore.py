@@ -20,6 +20,7 @@ from line_worker.bundle import Bundle
 from line_worker.cli import main
 from line_worker.errors import ConfigError, LineWorkerError
 from line_worker.images import save_png
+from line_worker.recordings import look
 from line_worker.rescore.results import Results
 from line_worker.rescore.run import run
 from line_worker.rescore.shares import names, pictures, rescore
@@ -245,6 +246,15 @@ def test_a_table_names_files_whose_names_are_no_text(tmp_path):
     results.finish()
     [row] = pq.read_table(tmp_path / "r.parquet").to_pylist()
     assert row == verdict(0, r"caf\xe9.png")
+
+
+def test_what_a_recording_lacks_is_told(bundle, recording, monkeypatch, capsys):
+    monkeypatch.setattr("line_worker.rescore.run.rescore", lambda *asked: [])
+    recording.write_bytes(recording.read_bytes()[:-2000])
+    run([recording, recording], bundle, None, 1, resume=False, as_json=True)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"{recording}: {problem}" for problem in look(recording).problems] * 2
+    assert any("was not closed" in line for line in told)
 
 
 def test_names_are_those_of_the_verdicts(folder, recording):

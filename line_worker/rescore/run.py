@@ -40,7 +40,10 @@ def run(
     results = None if out is None else Results(out, Bundle.load(bundle).sha, names(sources), resume)
     left = results.left if results else []
     try:
-        tally = _Tally(recorded_outcomes(sources))
+        recorded, problems = recorded_outcomes(sources)
+        for problem in problems:
+            typer.echo(problem, err=True)
+        tally = _Tally(recorded)
         for one in left:
             tally.add(one.name, one.outcome)
         begun = time.monotonic()

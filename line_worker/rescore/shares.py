@@ -97,10 +97,15 @@ def judged(inspection: Inspection, bundle: str, number: int, picture: Picture) -
     }
 
 
-def recorded_outcomes(sources: Sequence[Path]) -> dict[str, Outcome]:
-    """Return what the line decided of every recorded part, by its key in words."""
-    recordings = (read_recording(source) for source in sources if source.suffix == ".mcap")
-    return {str(item.key): item for recording in recordings for item in recording if isinstance(item, Outcome)}
+def recorded_outcomes(sources: Sequence[Path]) -> tuple[dict[str, Outcome], list[str]]:
+    """Return what the line decided of every recorded part, by its key in words, and what recordings lack, in words."""
+    outcomes, problems = dict[str, Outcome](), list[str]()
+    for source in sources:
+        if source.suffix == ".mcap":
+            recording = read_recording(source)
+            outcomes |= {str(item.key): item for item in recording if isinstance(item, Outcome)}
+            problems += [f"{source}: {problem}" for problem in recording.problems]
+    return outcomes, problems
 
 
 def rescore(sources: Sequence[Path], bundle: Path, processes: int, done: int = 0) -> Iterator[dict[str, Any]]:
