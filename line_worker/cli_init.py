@@ -21,8 +21,7 @@ def init(
     from line_worker import setting_up
     from line_worker.config import parse
 
-    if out.exists():
-        raise ConfigError(str(out), ["is there already and is not overwritten; give another name"])
+    _check_place(out)
     answers = setting_up.defaults() | _beforehand(answer or ())
     for question in setting_up.QUESTIONS:
         if not yes and question.asked(answers) and not _given(question.name, answer):
@@ -31,9 +30,27 @@ def init(
     import tomllib
 
     parse(tomllib.loads(text), base=out.parent)
-    out.write_text(text, "utf-8")
+    try:
+        out.write_text(text, "utf-8")
+    except OSError as error:
+        raise _unwritable(out, error) from error
     typer.echo(f"{out} is written; now: line-worker doctor {out}, then line-worker serve {out}")
     return 0
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a place where nothing can be written, before anything is asked."""
+    try:
+        if out.exists():
+            raise ConfigError(str(out), ["is there already and is not overwritten; give another name"])
+        if not out.parent.is_dir():
+            raise ConfigError(str(out), [f"the folder {out.parent} does not exist, nothing was written; make it first"])
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> ConfigError:
+    return ConfigError(str(out), [f"cannot be written ({error.strerror}); give a file in another folder"])
 
 
 def _beforehand(given: list[str] | tuple[str, ...]) -> dict[str, str]:

@@ -165,24 +165,39 @@ def cut(source: Path, out: Path, wanted: Span, compression: Compression | None =
 def export(source: Path, folder: Path, wanted: Span) -> Counter[str]:
     """Write pictures as PNG files into an MVTec-style folder, by verdict; returns how many went where.
 
-    Raises RecordingError when there is none, ConfigError when `folder` holds something already.
+    Raises RecordingError when there is none or one cannot be written, ConfigError when `folder` is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(str(folder), ["holds files already; give a folder that does not exist or is empty"])
+    _check_empty(folder)
     verdicts, written = _verdicts(source), Counter[str]()
-    for place in FOLDERS.values():
-        (folder / place).mkdir(parents=True, exist_ok=True)
     for frame, pixels in _pictures(source, wanted):
         key = frame.frame.key
         place = FOLDERS[verdicts.get(str(key), "")]
-        save_png(folder / place / f"{key.camera}_{key.epoch}_{key.seq:06d}.png", pixels)
+        _save(folder / place / f"{key.camera}_{key.epoch}_{key.seq:06d}.png", pixels)
         written[place] += 1
-    for place in FOLDERS.values():
-        if not written[place]:
-            (folder / place).rmdir()
     if not written:
         raise RecordingError(f"{source}: no picture of it lies in that span; nothing was written")
     return written
+
+
+def _check_empty(folder: Path) -> None:
+    try:
+        problem = "holds files already" if folder.exists() and any(folder.iterdir()) else ""
+    except OSError as error:
+        problem = f"cannot be used ({error.strerror})"
+    if problem:
+        raise ConfigError(str(folder), [f"{problem}; give a folder that does not exist or is empty"])
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a picture; its folder is made for it, so that there is none without a picture."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(path, pixels)
+    except OSError as error:
+        raise RecordingError(
+            f"{path}: cannot be written ({error.strerror}); the export ends here; "
+            "check the disk's space and the folder's permissions, or give another folder"
+        ) from error
 
 
 def film(source: Path, out: Path, camera: str, rate: float, wanted: Span) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import tomllib
 from pathlib import Path
 
@@ -91,3 +93,15 @@ def test_answers_that_make_no_sense_write_nothing(tmp_path: Path, answer: str):
     with pytest.raises(ConfigError):
         run(tmp_path / "line.toml", "--yes", "--answer", answer)
     assert not (tmp_path / "line.toml").exists()
+
+
+def test_a_folder_that_is_not_there_or_takes_nothing_is_told(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="nowhere does not exist, nothing was written; make it first"):
+        run(tmp_path / "nowhere" / "line.toml")  # and nothing is asked before
+
+    def refused(*asked: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    with pytest.raises(ConfigError, match=r"cannot be written .Permission denied.; give a file in another folder"):
+        run(tmp_path / "line.toml", "--yes")

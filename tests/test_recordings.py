@@ -184,7 +184,15 @@ def test_an_empty_span_writes_nothing(path, tmp_path):
         recordings.cut(path, tmp_path / "cut.mcap", Span(start=START + 100))
     with pytest.raises(RecordingError, match="lies in that span"):
         recordings.export(path, tmp_path / "out", Span(start=START + 100))
-    assert not list(tmp_path.glob("cut*"))
+    assert list(tmp_path.iterdir()) == [path], "or the corrected run would be refused"
+
+
+def test_an_export_where_nothing_can_be_written_is_an_error_in_words(path, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file.*\n.*cannot be used .Not a directory.; give a folder"):
+        recordings.export(path, tmp_path / "file", Span())
+    with pytest.raises(RecordingError, match=r"left_7_000000\.png: cannot be written .Not a directory"):
+        recordings.export(path, tmp_path / "file" / "out", Span())
 
 
 def test_two_cameras_do_not_make_one_film(path, tmp_path):
