@@ -18,6 +18,7 @@ from line_worker.sink import make_sink
 from line_worker.sink.record import HOLD_S, Recorder
 from line_worker.verdicts import Reason
 from line_worker.wire import recording_writer
+from line_worker.wire.evidence import View
 from line_worker.wire.frames import FrameRing, checksum
 from line_worker.wire.messages import Frame, FrameKey, Outcome
 from line_worker.wire.recording import RecordedFrame, Recording, read_recording
@@ -207,6 +208,35 @@ def test_what_came_before_the_recording_is_acknowledged_and_left_out(recorder: R
         assert recorder.deliver(outcome(seq), 0.0)
     recorder.close()
     assert [o.key.seq for o in _read(tmp_path / "r.mcap")[2]] == [2, 3, 4]
+
+
+def test_parts_of_several_cameras_are_recorded_with_their_views(tmp_path: Path) -> None:
+    cameras = [{"name": name, "deadline_ms": 100, "source": {"kind": "synthetic"}} for name in ("cam", "side")]
+    config = parse(
+        {
+            "line": {"name": "l", "runtime": str(tmp_path / "run"), "data": str(tmp_path)},
+            "cameras": cameras,
+            "parts": [{"name": "pairs", "cameras": ["cam", "side"]}],
+            "workers": {"bundle": "stub"},
+            "sinks": [{"kind": "record", "path": str(tmp_path / "r.mcap")}],
+        }
+    )
+    recorder = make_sink(config.sinks[0], config)
+    recorder.open()
+
+    def pair(seq: int, *views: int) -> Outcome:
+        seen = tuple(View(FrameKey("l", "cam", 1, view), "PASS", 0, 0.5, 1.0) for view in views)
+        return dataclasses.replace(outcome(seq), key=FrameKey("l", "pairs", 9, seq), views=seen)
+
+    recorder.deliver(pair(6), 0.0)  # owed from before the recording began, like the next
+    recorder.deliver(pair(7, 1), 0.0)
+    recorder.tap(header(2), picture(2).tobytes())
+    recorder.deliver(outcome(2), 0.0)
+    recorder.deliver(pair(8, 2), 0.0)
+    recorder.deliver(pair(9), 0.0)  # nobody has seen it
+    recorder.close()
+    _, _, outcomes = _read(tmp_path / "r.mcap")
+    assert [(one.key.camera, one.key.seq) for one in outcomes] == [("cam", 2), ("pairs", 8), ("pairs", 9)]
 
 
 def test_an_existing_recording_is_not_touched(recorder: Recorder, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class Recorder(QuietSink):
     ) -> None:
         self._path, self._config, self._tolerance = path, config, tolerance
         self._limits, self._compression, self._queue_bytes = limits, compression, queue_bytes
+        self._parts = {parts.name for parts in config.parts}
         self._thread: WriterThread | None = None
         self._reader = FrameReader()
         self._taken, self._delivered = RecentKeys(), RecentKeys()
@@ -89,7 +90,7 @@ class Recorder(QuietSink):
         if self._thread is None or self._thread.failure:
             self.open()
         assert self._thread is not None
-        if self._began(outcome.key) and outcome.key not in self._delivered:
+        if self._began_with(outcome) and outcome.key not in self._delivered:
             if self._thread.tasks.qsize() >= QUEUE_ITEMS:
                 raise SinkError(f"{self._path}: the disk does not keep up; outcomes wait")
             self._thread.put(functools.partial(self._thread.writer.outcome, outcome, _wall_ns()))
@@ -100,19 +101,25 @@ class Recorder(QuietSink):
     def tap(self, frame: Frame, inline: bytes) -> None:
         """Queue a copy of the frame's pixels, or why there are none."""
         thread = self._thread
-        if thread is None or thread.failure or frame.key in self._taken or thread.tasks.qsize() >= QUEUE_ITEMS:
+        if thread is None or thread.failure or frame.key in self._taken:
+            return
+        if thread.tasks.qsize() >= QUEUE_ITEMS:
+            self._miss("the disk does not keep up")
             return
         self._first.setdefault((frame.key.camera, frame.key.epoch), frame.key.seq)
         at_ns = _wall_ns()
         pixels, missing = self._copy(frame, inline, thread)
         if missing:
-            self.missing += 1
-            self._untold[missing] += 1
+            self._miss(missing)
         else:
             self._taken.add(frame.key)
         trigger_ns = at_ns - round(max(0.0, frame.age_ms) * 1e6)
         task = functools.partial(thread.writer.frame, Trigger(frame, missing), pixels, at_ns, trigger_ns)
         thread.put(task, 0 if pixels is None else pixels.nbytes)
+
+    def _miss(self, why: str) -> None:
+        self.missing += 1
+        self._untold[why] += 1
 
     def poll(self, now: float) -> None:
         """Write what no outcome has come for; say what was missed, once a second: the disk may be slow as it is."""
@@ -141,8 +148,14 @@ class Recorder(QuietSink):
             return RecordingParts(self._path, meta, self._limits, self._compression)
         return RecordingWriter(self._path, meta, self._compression)
 
+    def _began_with(self, outcome: Outcome) -> bool:
+        """Whether a part, or one of its views, came after this recording began; of a part that nobody saw: anything."""
+        keys = [view.key for view in outcome.views] or [outcome.key]
+        unseen = outcome.key.camera in self._parts and not outcome.views
+        return any(self._began(key) for key in keys) or (unseen and bool(self._first))
+
     def _began(self, key: FrameKey) -> bool:
-        """Whether the part came after this recording began; without clocks, which may differ from the hub's."""
+        """Whether the picture came after this recording began; without clocks, which may differ from the hub's."""
         first = self._first.get((key.camera, key.epoch))
         return first is not None and key.seq >= first
 
