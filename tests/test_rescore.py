@@ -29,6 +29,7 @@ from line_worker.wire.frames import checksum
 from line_worker.wire.messages import Frame, FrameKey, Outcome
 from line_worker.wire.recording import RecordingMeta, Trigger
 from line_worker.wire.recording_writer import RecordingWriter
+from live_bench import until
 
 
 def drawn(seed: int, defect: str = "") -> np.ndarray:
@@ -142,6 +143,19 @@ def test_a_process_that_dies_ends_the_run_and_loses_nothing(bundle, folder):
     time.sleep(0.05)
     left = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     assert not [pid for pid in left if b"rescore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_ctrl_c_says_how_to_go_on(bundle, folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    sources = [str(folder)] * 100
+    argv = [sys.executable, "-m", "line_worker.cli", "rescore", *sources, "--bundle", str(bundle), "--out", str(out)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        until(lambda: out.with_name("out.jsonl.part").exists() and out.with_name("out.jsonl.part").stat().st_size, 60)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "--resume goes on with them" in said
 
 
 def test_what_a_process_logs_does_not_come_between_its_verdicts(bundle, folder):

@@ -53,6 +53,10 @@ def run(
                 results.add(verdict)
         if results:
             results.finish()
+    except KeyboardInterrupt:
+        if results:
+            typer.echo(f"{results.done} verdicts are kept in {results.part}; --resume goes on with them", err=True)
+        raise
     finally:
         if results:
             results.stop()

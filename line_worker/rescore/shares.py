@@ -135,7 +135,9 @@ def check(sources: Sequence[Path]) -> None:
 def _share(sources: Sequence[Path], bundle: Path, share: int, of: int, done: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "line_worker.rescore.shares", str(bundle), str(share), str(of), str(done)]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}  # numpy's libraries ask for it when they are loaded
-    process = subprocess.Popen([*command, *map(str, sources)], stdout=subprocess.PIPE, text=True, env=alone)
+    # a group of its own: Ctrl-C is for the process that reads, which ends this one
+    whole = [*command, *map(str, sources)]
+    process = subprocess.Popen(whole, stdout=subprocess.PIPE, text=True, env=alone, process_group=0)
     try:
         yield process
     finally:

@@ -8,6 +8,7 @@ stops giving frames (cable pulled, server gone) is a SourceError; the runner the
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -200,8 +201,10 @@ class Backlog:
 
 
 def _open(config: CameraSource) -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what goes wrong is told once, by us
     import cv2
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     if "://" in str(config.device):
         limit = round(config.timeout_ms)
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 2 * limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]

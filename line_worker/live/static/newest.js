@@ -71,14 +71,15 @@ export function showBoard(board) {
   text("cause", board.cause);
   titleOf(board);
   $("stop").hidden = !board.stop;
-  text("stop", board.stop ? `STOP THE LINE: ${board.stop}` : "");
+  text("stop", board.stop ? `STOP THE LINE: ${board.stop}. Look into it, then: line-worker acknowledge` : "");
   showCameras(board.choices);
   showCounts(board);
   showLatency(board.cameras);
   text("queue", board.open_parts === null ? "–" : number(board.open_parts));
   text("workers", board.workers === null ? "" : `parts; ${board.workers} ${board.workers === 1 ? "worker" : "workers"} ready`);
   showOutputs(board.sinks);
-  const needs = [...board.alarms.map((alarm) => `Alarm: ${alarm}`), ...board.warnings];
+  const others = board.warnings.filter((warning) => !board.alarms.some((alarm) => warning.endsWith(alarm)));
+  const needs = [...board.alarms.map((alarm) => `Alarm: ${alarm}`), ...others];
   $("attention").hidden = needs.length === 0;
   list("warnings", [...new Set(needs)]);
 }
