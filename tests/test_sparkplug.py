@@ -256,6 +256,30 @@ def test_a_broker_that_is_stopped_takes_nothing_and_nothing_counts(
     wait_for(lambda: {told.metrics["MeasId"] for told in host.results()} == {0})
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_what_went_over_a_connection_that_is_lost_is_sent_again_over_the_next(
+    sink: Any, host: Host, broker: Mosquitto, comes_back: bool
+) -> None:
+    broker.send(signal.SIGSTOP)
+    sink.deliver(outcome(0), 0.0)  # which the broker never reads
+    broker.kill()
+    wait_for(lambda: not sink.reachable()[0])
+    host.there = False
+    if comes_back:
+        broker.start()
+    with pytest.raises(SinkError, match="went away before it had confirmed everything"):
+        sink.deliver(outcome(1), 0.0)
+    with pytest.raises(SinkError, match="went away before it had confirmed everything"):
+        sink.settle()
+    if not comes_back:
+        broker.start()
+    wait_for(lambda: host.there)
+    for seq in (0, 1):
+        sink.deliver(outcome(seq), 0.0)
+    sink.settle()
+    wait_for(lambda: [told.metrics["MeasId"] for told in host.results()] == [0, 1])
+
+
 # ---- by itself -------------------------------------------------------------------------------------------------------
 
 

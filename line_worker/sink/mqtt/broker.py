@@ -140,9 +140,10 @@ class Broker:
         """Hear what is published to `topic`. Once the broker has answered, it has taken all that we sent before.
 
         Raises:
-            SinkError: it has not answered, within a bounded time.
+            SinkError: it has not answered, within a bounded time, or the connection is lost.
         """
-        assert self._client is not None, "subscribe before connect"
+        if self._client is None:
+            raise self.lost()
         self._subscribed.clear()
         code, number = self._client.subscribe(topic, qos=1)
         if code:
@@ -175,10 +176,14 @@ class Broker:
         until = until or time.monotonic() + CONFIRM_S
         while not done():
             if not self.connected:
-                raise self._lost("went away before it had confirmed everything")
+                raise self.lost()
             if time.monotonic() > until:
                 raise self._lost(f"has not confirmed everything within {CONFIRM_S:g} s")
             a_while()
+
+    def lost(self) -> SinkError:
+        """Return the error of a connection whose end has come before the broker's answer."""
+        return self._lost("went away before it had confirmed everything")
 
     def _lost(self, why: str) -> SinkError:
         self._drop()

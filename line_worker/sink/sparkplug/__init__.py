@@ -97,7 +97,7 @@ class Sparkplug(QuietSink):
         """Send `outcome` off; `settle` says whether it has arrived.
 
         Raises:
-            SinkError: the broker cannot be reached.
+            SinkError: the broker cannot be reached, or has gone since the last `settle`.
         """
         if outcome.key in self._taken:
             self.duplicates += 1
@@ -105,6 +105,8 @@ class Sparkplug(QuietSink):
         assert self._broker is not None, "deliver before open"
         assert self._node is not None
         if not self._broker.connected:
+            if self._waiting:  # `settle` must not take a new connection's answer for what went over the old one
+                raise self._broker.lost()
             self._connect()
         self._broker.publish(self._node.result(outcome, simulated=outcome.key.camera in self._simulated))
         self._waiting.append(outcome.key)
