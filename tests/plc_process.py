@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -99,10 +100,14 @@ def deliver_all(station: Station, plc: PlcProcess, first: int, count: int) -> No
 
 
 class Wire:
-    """A TCP connection's way to `port` that can be slow (`delay_s`) or dead without anybody being told (`dead`)."""
+    """A TCP connection's way to `port`.
+
+    It can be slow (`delay_s`), dead without anybody being told (`dead`), or change the answers (`spoil`).
+    """
 
     def __init__(self, port: int) -> None:
         self._target, self.delay_s, self.dead = port, 0.0, False
+        self.spoil: Callable[[bytes], bytes] | None = None
         self._listener = socket.create_server((HOST, 0))
         self.port = int(self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
@@ -131,16 +136,16 @@ class Wire:
                 far = socket.create_connection((HOST, self._target), timeout=10)
                 far.settimeout(None)
                 self._open += [near, far]
-                for ends in ((near, far), (far, near)):
+                for ends in ((near, far, False), (far, near, True)):
                     self._threads.append(threading.Thread(target=self._carry, args=ends))
                     self._threads[-1].start()
 
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 time.sleep(self.delay_s)
                 if not self.dead:
-                    sink.sendall(data)
+                    sink.sendall(self.spoil(data) if answers and self.spoil else data)
         if not self.dead:
             with suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)

@@ -26,6 +26,7 @@ from line_worker.config import EtherNetIpSink, OpcUaClientSink, WrittenPlc
 from line_worker.errors import SinkError
 from line_worker.sink.plc import PlcOutput
 from line_worker.sink.plc.link import link_to
+from line_worker.sink.plc.modes import Written
 from line_worker.sink.plc.registers import FROM_PLC, TO_PLC, Active, Result, Station, Stop, encode
 from plc_process import PlcProcess, Wire, deliver_all, free_port, why_not
 from plc_station import HOST, outcome, wait_for
@@ -169,6 +170,32 @@ def test_an_answer_that_makes_no_sense_is_a_clear_error(way: Way, answer: bytes)
             link.read(FROM_PLC)
         link.close()
         thread.join()
+
+
+def test_an_answer_that_its_library_chokes_on_is_a_failed_round_and_the_next_one_counts(fleet: Fleet) -> None:
+    plc = fleet("opcua-client")
+    with Wire(plc.port) as wire, Running(PlcOutput(opcua(wire.port))) as station:
+        station.await_reachable()
+        wire.spoil = lambda answer: answer[:57] + b"\xff" + answer[58:] if answer.startswith(b"MSG") else answer
+        wait_for(lambda: "answer cannot be understood (IndexError(" in why_not(station))
+        wire.spoil = None
+        station.await_reachable()
+        deliver_all(station, plc, next(NUMBERS), 4)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_sink_whose_thread_has_ended_says_so_and_ends(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = PlcOutput(opcua(fleet("opcua-client").port))
+    output.open()
+    try:
+        output.poll(time.monotonic())
+        assert isinstance(output._mode, Written)
+        monkeypatch.setattr(output._mode, "_round", sys.exit)
+        wait_for(lambda: not {thread.name for thread in threading.enumerate()} & {"plc-client"})
+        with pytest.raises(SinkError, match="the thread that speaks with the PLC has ended"):
+            output.poll(time.monotonic())
+    finally:
+        output.close()
 
 
 HOLDER = """

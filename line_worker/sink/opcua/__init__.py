@@ -61,16 +61,6 @@ class OpcUaOutput(PlcOutput):
             self._server.show(outcome.key.camera, result_of(outcome, simulated=simulated))
         return True
 
-    def poll(self, now: float) -> None:
-        """Drop what is too late and log what has happened.
-
-        Raises:
-            SinkError: the server has ended; the process ends with it, and is started again.
-        """
-        super().poll(now)
-        if self._mode is not None and (trouble := self._mode.trouble()):
-            raise SinkError(trouble)
-
     def reachable(self) -> tuple[bool, str]:
         """Whether clients can read and, with a handshake, whether the PLC takes results; and why not."""
         if self._opcua.handshake:

@@ -164,6 +164,10 @@ class VisionServer:
         """Return why clients cannot read, or nothing."""
         return self._trouble
 
+    def ended(self) -> str:
+        """Return why the server has ended, or nothing."""
+        return self._trouble
+
     def close(self) -> None:
         """End every session and stop listening, in bounded time."""
         self._stopping = True

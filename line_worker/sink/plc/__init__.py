@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from line_worker.config import Config, OpcUaSink, PlcSink, WrittenPlc
+from line_worker.errors import SinkError
 from line_worker.sink import URGENT, Ask, QuietSink
 from line_worker.sink.plc.handshake import Handshake
 from line_worker.sink.plc.registers import Plc, decode
@@ -84,12 +85,18 @@ class PlcOutput(QuietSink):
             self._handshake.beat(state, now)
 
     def poll(self, now: float) -> None:
-        """Drop what is too late and log what has happened."""
+        """Drop what is too late and log what has happened.
+
+        Raises:
+            SinkError: nobody speaks with the PLC any more; the process ends with it, and is started again.
+        """
         with self._lock:
             self._handshake.tick(now)
             notes = self._handshake.take_notes()
         for note in notes:
             (log.warning if note.serious else log.info)(note.event, **note.details)
+        if self._mode is not None and (why := self._mode.ended()):
+            raise SinkError(f"sink {self._sink.name}: {why}")
 
     def asks(self) -> list[Ask]:
         """Return what the PLC has asked of the line."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Protocol
+
+import structlog
 
 from line_worker.config import PlcSink, WrittenPlc
 from line_worker.errors import SinkError
-from line_worker.sink.plc.link import link_to
+from line_worker.sink.plc.link import failed, link_to
 from line_worker.sink.plc.registers import FROM_PLC, SIZE, TO_PLC
+
+log = structlog.get_logger()
 
 BUSY_S = 0.003  # between two rounds over Modbus while a result waits for its acknowledgement
 IDLE_S = 0.05
@@ -45,6 +50,9 @@ class Mode(Protocol):
 
     def trouble(self) -> str:
         """Return why the PLC cannot be reached, or nothing."""
+
+    def ended(self) -> str:
+        """Return why nobody speaks with the PLC any more, or nothing."""
 
     def close(self) -> None:
         """End, in bounded time."""
@@ -88,6 +96,10 @@ class Served:
         """Nothing: whether the PLC comes shows in its heartbeat."""
         return ""
 
+    def ended(self) -> str:
+        """Return that the server has ended, or nothing."""
+        return "" if self._server.is_alive() else _ENDED
+
     def close(self) -> None:
         """Stop listening."""
         self._server.close()
@@ -98,13 +110,14 @@ class Written:
 
     def __init__(self, sink: PlcSink | WrittenPlc, registers: Registers) -> None:
         self.port = sink.port
-        self._registers = registers
+        self._name, self._registers = sink.name, registers
         self._link = link_to(sink)
         self._busy_s = BUSY_S if sink.kind == "plc" else sink.poll_ms / 1000
         self._thread = threading.Thread(target=self._run, name="plc-client", daemon=True)
         self._wake, self._stop = threading.Event(), threading.Event()
         self._trouble = "the PLC has not been reached yet"
         self._last: list[int] = []  # what the PLC's registers hold
+        self._told: set[type[Exception]] = set()  # what nobody had foreseen, once in the log
 
     def open(self) -> None:
         """Begin to write."""
@@ -118,19 +131,34 @@ class Written:
         """Return why the last round failed, or nothing."""
         return self._trouble
 
+    def ended(self) -> str:
+        """Return that the thread has ended, or nothing."""
+        return "" if self._thread.is_alive() else _ENDED
+
     def _run(self) -> None:
         backoff_s = BACKOFF_S[0]
         while not self._stop.is_set():
             try:
                 self._round()
-            except SinkError as error:
-                self._trouble, self._last = str(error), []
+            except Exception as error:  # noqa: BLE001 - libraries raise anything at all over a malformed answer
+                self._trouble, self._last = str(self._failure(error)), []
                 self._stop.wait(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_S[1])
             else:
                 self._trouble, backoff_s = "", BACKOFF_S[0]
                 self._wake.wait(self._busy_s if self._registers.pending else max(self._busy_s, IDLE_S))
                 self._wake.clear()
+
+    def _failure(self, error: Exception) -> SinkError:
+        """Return why a round has failed; the link is closed unless it has told so itself."""
+        if isinstance(error, SinkError):
+            return error
+        if type(error) not in self._told:
+            self._told.add(type(error))
+            log.error("an answer of the PLC cannot be understood", sink=self._name, exc_info=error)
+        with suppress(Exception):  # it is in a state that its library does not know
+            self._link.close()
+        return failed(f"sink {self._name}", f"the PLC's answer cannot be understood ({error!r})", "and what it runs")
 
     def _round(self) -> None:
         self._link.connect()  # which may take longer than a PASS lives: what is to be written is asked for afterwards
@@ -147,6 +175,9 @@ class Written:
         if self._thread.is_alive():
             self._thread.join(timeout=CLOSE_S)
         self._link.close()
+
+
+_ENDED = "the thread that speaks with the PLC has ended; nothing passes until it is started again"
 
 
 def mode_of(sink: PlcSink | WrittenPlc, registers: Registers) -> Mode:

@@ -215,7 +215,9 @@ async def _secure(client: Client, sink: OpcUaClientSink) -> None:
 
 async def _let_go(client: Client) -> None:
     """End the session in bounded time, whatever state it is in."""
-    with suppress(OSError, TimeoutError, ua.UaError):
-        async with asyncio.timeout(CLOSE_S):
-            await client.disconnect()
-    client.disconnect_socket()
+    try:
+        with suppress(OSError, TimeoutError, ua.UaError):
+            async with asyncio.timeout(CLOSE_S):
+                await client.disconnect()
+    finally:
+        client.disconnect_socket()

@@ -105,6 +105,10 @@ class RegisterServer:
         self._bank.write(words)
         return None
 
+    def is_alive(self) -> bool:
+        """Whether somebody listens."""
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
         """Stop listening and drop every connection."""
         if self._thread is None or self._loop is None:
