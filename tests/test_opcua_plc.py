@@ -90,6 +90,29 @@ def test_a_value_of_another_type_is_refused(station: Station) -> None:
     asyncio.run(attempt())
 
 
+UNUSABLE = {
+    "nothing": ua.DataValue(ua.Variant(None)),
+    "no text": ua.DataValue(ua.Variant(None, ua.VariantType.String)),
+    "a list": ua.DataValue(ua.Variant([1, 2], ua.VariantType.UInt16)),
+    "no communication": ua.DataValue(ua.Variant(), StatusCode=ua.StatusCode(ua.StatusCodes.BadNoCommunication)),
+}
+
+
+@pytest.mark.parametrize("row", ["next_part", "recipe_wanted"])
+@pytest.mark.parametrize("value", UNUSABLE.values(), ids=UNUSABLE)
+def test_what_is_no_value_is_refused_and_the_row_keeps_its_own(station: Station, row: str, value: ua.DataValue) -> None:
+    async def attempt() -> None:
+        async with connected(station.url) as peer:
+            held = await peer.register(row).read_value()
+            with pytest.raises(ua.UaStatusCodeError, match="BadTypeMismatch"):
+                await peer.register(row).write_value(value)
+            assert await peer.register(row).read_value() == held
+
+    asyncio.run(attempt())
+    assert asyncio.run(_ten_parts(station)) < 5
+    assert station.counts == {"acknowledged": 10}
+
+
 # ---- the handshake ---------------------------------------------------------------------------------------------------
 
 

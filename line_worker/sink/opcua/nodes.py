@@ -133,6 +133,15 @@ class Nodes:
         """Whether `node` is one that the PLC writes."""
         return any(node == self.node("Registers", row.name) for row in _ROWS[Plc])
 
+    def refuse(self, writes: Iterable[ua.WriteValue]) -> None:
+        """Have the server refuse as BadTypeMismatch whatever would leave one of the PLC's rows without a value.
+
+        By itself it takes nulls, lists and values of bad status for any type.
+        """
+        for one in writes:
+            if not _is_value(one.Value) and self.is_plcs(one.NodeId):
+                one.Value = _NOTHING
+
     async def write_state(self, state: StationState) -> None:
         """Write the state machines' current states."""
         if state == self._state:
@@ -183,6 +192,7 @@ _ROWS: dict[type[Block], list[Row]] = {
     for block in (Station, Result, Stop, Active, Plc)
 }
 _ANYTHING = ua.NodeId(ua.ObjectIds.BaseDataType)  # which the nodeset leaves unsaid
+_NOTHING = ua.DataValue(ua.Variant(None, ua.VariantType.Null))
 _NOT_ACTIVE = ua.StatusCode(ua.StatusCodes.BadStateNotActive)
 _MEMBER_TYPES = {"CreationTime": ua.VariantType.DateTime, "ResultState": ua.VariantType.Int32}
 _STRUCTURES = {
@@ -210,6 +220,12 @@ def _nodeset() -> str:
         rf'<Definition Name="\1">{fields}</Definition>',
         text,
     )
+
+
+def _is_value(found: ua.DataValue) -> bool:
+    """Whether `found` is one good value, of whatever type."""
+    bad = found.StatusCode is not None and found.StatusCode.is_bad()
+    return not bad and found.Value is not None and isinstance(found.Value.Value, int | str)
 
 
 def _now(value: ua.Variant) -> ua.DataValue:

@@ -130,11 +130,15 @@ class VisionServer:
     def _hear(self, server: Server, nodes: Nodes) -> None:
         """Take what the PLC has written, once a request, when all of it is there."""
 
+        def asked(event: Any, _: Any) -> None:
+            nodes.refuse(event.request_params.NodesToWrite)
+
         def written(event: Any, _: Any) -> None:
             if event.is_external and any(nodes.is_plcs(one.NodeId) for one in event.request_params.NodesToWrite):
                 self._registers.take(encode(nodes.read_plc()))
                 self._news.set()
 
+        server.subscribe_server_callback(CallbackType.PreWrite, asked)
         server.subscribe_server_callback(CallbackType.PostWrite, written)
 
     async def _write(self, nodes: Nodes) -> None:
