@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -199,6 +200,16 @@ def test_a_server_without_jetstream_is_said_so(tmp_path: Path) -> None:
     finally:
         found.close()
         server.kill()
+
+
+def test_attempts_to_open_leave_nothing_behind() -> None:
+    found = sink_of({"kind": "nats", "servers": [f"{HOST}:{free_port()}"]})
+    for _ in range(3):
+        with pytest.raises(SinkError, match="cannot be used"):
+            found.open()
+    assert [thread.name for thread in threading.enumerate()].count("nats") == 1
+    found.close()
+    assert "nats" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_stream_that_is_there_for_others_is_left_alone(server: Server) -> None:

@@ -49,6 +49,7 @@ class Nats(QuietSink):
                 f"sink {self._sink.name}: nats-py is not installed ({error}); outcomes stay with the hub; "
                 "pip install line-worker[nats]"
             ) from error
+        self.close()  # an earlier attempt's, with its thread
         self._stream = Stream(self._sink, f"line-worker {self._line}")
         self._stream.connect()
 
