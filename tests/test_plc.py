@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,8 @@ from line_worker.sink.plc.registers import (
 from line_worker.sink.plc.registers import Station as StationBlock
 from line_worker.sink.plc.simulated import SimulatedPlc
 from plc_station import HOST, QUEUED, Station, outcome, wait_for
+
+CONNECTIONS = 16  # that the server has at a time
 
 
 def settings(mode: str = "server", port: int = 0, **changes: object) -> PlcSink:
@@ -290,6 +293,34 @@ def test_bytes_that_are_no_modbus_hurt_nobody_else(station: Station, hand: HandP
         assert hand.read()[1].seq == 0
         assert hand.acknowledge() == 0
     wait_for(lambda: station.output.counts["acknowledged"] == 1)
+
+
+def test_of_too_many_connections_the_silent_ones_are_dropped_and_never_the_plcs(
+    station: Station, hand: HandPlc
+) -> None:
+    hand.tell()
+    with ExitStack() as stack:
+        for _ in range(3 * CONNECTIONS):
+            stack.enter_context(socket.create_connection((HOST, station.output.port), timeout=5))
+        held = hand.client._client.socket
+        wait_for(lambda: len(_timers(station.output.port)) == CONNECTIONS)
+        hand.tell()
+        assert hand.client._client.socket is held, "it is the connection of before"
+        late = HandPlc(station.output.port)
+        late.tell()
+        late.client.close()
+
+
+def test_the_kernel_asks_a_silent_plc_whether_it_is_still_there(station: Station, hand: HandPlc) -> None:
+    hand.read()
+    keepalive = "02"
+    wait_for(lambda: _timers(station.output.port) == [keepalive])
+
+
+def _timers(port: int) -> list[str]:
+    """Return which timer the kernel runs for each connection that was made to `port`."""
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return [row[5][:2] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "01"]
 
 
 def test_a_port_that_is_taken_is_said_so() -> None:

@@ -2,6 +2,8 @@
 
 The bank is asked at every request, so a reader gets the registers as they are at that moment, all of one instant:
 nothing else runs on the loop between asking and answering. Bytes that are no Modbus hurt only their own connection.
+A PLC that loses power leaves its connection open: the kernel asks whether it is still there, and of too many
+connections the one that has been silent for the longest is dropped.
 """
 
 from __future__ import annotations
@@ -9,16 +11,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from pymodbus.constants import ExcCodes
 from pymodbus.server import ModbusTcpServer
+from pymodbus.server.requesthandler import ServerRequestHandler
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from line_worker.errors import SinkError
 
 CLOSE_S = 2.0
+CONNECTIONS = 16  # at a time
+GONE_S = 10  # who has confirmed nothing for so long is gone; the kernel asks from half of it on
 
 
 class Bank(Protocol):
@@ -59,6 +65,7 @@ class RegisterServer:
                 f"{host}:{port}: no Modbus server can listen there ({error.strerror or error}); the PLC gets nothing; "
                 "stop whatever uses the port, or set another host or port in the plc sink"
             ) from error
+        _expect_answers(listener)
         self.port = listener.getsockname()[1]
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(listener, ready), name="modbus-server", daemon=True)
@@ -70,7 +77,7 @@ class RegisterServer:
 
     async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
-        server = ModbusTcpServer(self._device, address=self._address)
+        server = _Server(self._device, address=self._address)
         # our own socket: it is bound already, so a port that is taken has been told with its reason
         server.call_create = partial(self._loop.create_server, server.handle_new_connection, sock=listener)
         await server.serve_forever(background=True)
@@ -116,3 +123,48 @@ class RegisterServer:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout=CLOSE_S)
         self._thread = None
+
+
+class _Server(ModbusTcpServer):  # type: ignore[misc] # pymodbus is untyped
+    """pymodbus' own, with at most `CONNECTIONS` at a time."""
+
+    def callback_new_connection(self) -> _Connection:
+        """Make room for a newcomer."""
+        there: list[_Connection] = list(self.active_connections.values())
+        if len(there) >= CONNECTIONS:
+            min(there, key=lambda one: one.heard).drop()
+        return _Connection(self, self.trace_packet, self.trace_pdu, self.trace_connect)
+
+
+class _Connection(ServerRequestHandler):  # type: ignore[misc]
+    """pymodbus' own; `heard` is when something came last, 0 before anything has: those are dropped first."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.heard = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, unless it was dropped while it was still to be made."""
+        if self.is_closing and isinstance(transport, asyncio.Transport):
+            transport.abort()
+            return
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+        self.heard = time.monotonic()
+        super().data_received(data)
+
+    def drop(self) -> None:
+        """End without waiting for the other side."""
+        if self.transport is not None:
+            self.transport.abort()
+        self.close()
+
+
+def _expect_answers(listener: socket.socket) -> None:
+    """Have every connection of `listener` ended whose other side has gone; they inherit this from it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_S // 2)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_S * 1000)
