@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -58,6 +59,18 @@ class Mosquitto:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+
+def denying(folder: Path, *denied: str) -> Mosquitto:
+    """Start a broker that lets everybody in and then denies them what its rules call `denied`."""
+    plugin = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"), None)
+    if plugin is None:
+        pytest.skip("mosquitto's dynamic security is missing: apt-get install mosquitto")
+    rights = ("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe")
+    rules = {"defaultACLAccess": {right: right not in denied for right in rights}}
+    (folder / "rules.json").write_text(json.dumps(rules))
+    more = f"allow_anonymous true\nplugin {plugin}\nplugin_opt_config_file {folder}/rules.json"
+    return Mosquitto(folder / "mosquitto", more).start()
 
 
 def certificate(folder: Path, names: list[str]) -> tuple[Path, Path]:

@@ -16,7 +16,7 @@ from broker_line import HOST, line
 from line_worker.errors import SinkError
 from line_worker.sink import make_sink
 from line_worker.wire.messages import HubState
-from mqtt_broker import MOSQUITTO, Mosquitto
+from mqtt_broker import MOSQUITTO, Mosquitto, denying
 from plc_station import outcome, wait_for
 
 pytest.importorskip("google.protobuf", reason="protobuf is missing: pip install 'line-worker[sparkplug]'")
@@ -278,6 +278,18 @@ def test_what_went_over_a_connection_that_is_lost_is_sent_again_over_the_next(
         sink.deliver(outcome(seq), 0.0)
     sink.settle()
     wait_for(lambda: [told.metrics["MeasId"] for told in host.results()] == [0, 1])
+
+
+def test_a_broker_whose_rules_forbid_it_is_named_and_confirms_nothing(tmp_path: Path) -> None:
+    running = denying(tmp_path, "subscribe")
+    found = sink_at(running.port, tmp_path)
+    try:
+        with pytest.raises(SinkError, match=r"does not let us subscribe to .*NCMD/line-1 .*check .*the broker's rules"):
+            found.open()
+        assert not found.reachable()[0]
+    finally:
+        found.close()
+        running.kill()
 
 
 # ---- by itself -------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Broker:
         self._answered, self._refusal = threading.Event(), ""
         self.connected, self.trouble = False, "the broker has not been reached yet"
         self._heard: deque[Message] = deque(maxlen=HEARD)
-        self._subscribed: set[int] = set()  # requests that were answered
+        self._subscribed: dict[int, str] = {}  # requests that were answered: "", or why the broker refuses
 
     @property
     def _place(self) -> str:
@@ -83,7 +83,7 @@ class Broker:
             raise self._failed(f"does not answer within {CONNECT_S:g} s", _LOOK)
         if self._refusal:
             self._drop()
-            raise self._failed(f"refuses us: {self._refusal}", "check username, password_file and the broker's rules")
+            raise self._failed(f"refuses us: {self._refusal}", _RULES)
         self.connected, self.trouble = True, ""
 
     def _make(self, will: Message) -> Client:
@@ -130,7 +130,7 @@ class Broker:
         self._heard.append(Message(message.topic, bytes(message.payload)))
 
     def _on_subscribe(self, client: Client, data: Any, number: int, reasons: Any, properties: Any) -> None:
-        self._subscribed.add(number)
+        self._subscribed[number] = next((str(reason) for reason in reasons if reason.is_failure), "")
 
     def heard(self) -> list[Message]:
         """Return what was heard since the last call."""
@@ -140,15 +140,18 @@ class Broker:
         """Hear what is published to `topic`. Once the broker has answered, it has taken all that we sent before.
 
         Raises:
-            SinkError: it has not answered, within a bounded time, or the connection is lost.
+            SinkError: it has not answered, within a bounded time, or refuses; or the connection is lost.
         """
         if self._client is None:
             raise self.lost()
         self._subscribed.clear()
         code, number = self._client.subscribe(topic, qos=1)
-        if code:
+        if code or number is None:
             raise self._lost(f"takes nothing ({code})")
         self._wait(lambda: number in self._subscribed, lambda: time.sleep(SOON_S))
+        if why := self._subscribed[number]:
+            self._drop()
+            raise self._failed(f"does not let us subscribe to {topic} ({why})", _RULES)
 
     def publish(self, message: Message) -> Receipt:
         """Send `message`, and return what `confirm` waits for.
@@ -217,3 +220,4 @@ class Broker:
 
 
 _LOOK = "check its power, network, host and port"
+_RULES = "check username, password_file and the broker's rules"
