@@ -1,5 +1,6 @@
 """Folders: order, unreadable images, and watching for finished files."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -43,6 +44,19 @@ def test_images_come_in_the_order_of_their_names_and_only_images(tmp_path: Path)
     found = _read(source, 9)
     source.close()
     assert [(c.part_id, c.trigger) for c in found] == [("a/z.png", 0), ("b.PNG", 1), ("c.png", 2)]
+
+
+def test_a_name_that_is_not_utf_8_is_a_part_id_that_can_be_sent(tmp_path: Path) -> None:
+    for name, data in ((b"teil_\xe4.png", png(1)), (b"teil_\xe5.png", b"no image")):
+        (tmp_path / os.fsdecode(name)).write_bytes(data)
+    source = _source(tmp_path)
+    source.open()
+    found = _read(source, 2)
+    source.close()
+    assert [(c.part_id.encode(), c.problem) for c in found] == [
+        ("teil_\ufffd.png".encode(), Reason.NONE),
+        ("teil_\ufffd.png".encode(), Reason.DECODE),
+    ]
 
 
 def test_an_unreadable_image_is_a_trigger_with_its_reason(tmp_path: Path) -> None:

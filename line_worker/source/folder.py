@@ -1,7 +1,7 @@
 """Images of a folder in the order of their names, at a rate, once or looped; or watched for new ones.
 
 An image that cannot be read is a trigger all the same: it becomes NO_DECISION(DECODE), never a silent gap. A part's id
-is its file's path within the folder.
+is its file's path within the folder, with a replacement character for every byte that is not UTF-8.
 """
 
 from __future__ import annotations
@@ -105,10 +105,11 @@ class FolderFrames(PacedSource):
                 number += 1
 
     def _shot(self, name: str) -> Shot:
+        part_id = os.fsencode(name).decode("utf-8", "replace")  # no message holds what Python makes of other bytes
         try:
-            return Shot(read_image(self._config.path / name), part_id=name)
+            return Shot(read_image(self._config.path / name), part_id=part_id)
         except ImageError as error:
-            return Shot(None, part_id=name, problem=error.reason)
+            return Shot(None, part_id=part_id, problem=error.reason)
 
     def _listing(self, known: Set[str] = frozenset()) -> dict[str, tuple[int, int]]:
         """Return every image below the folder: relative path -> (bytes, time of change); (0, 0) for known ones."""
