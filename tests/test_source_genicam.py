@@ -230,6 +230,20 @@ def test_other_formats_and_short_buffers_are_refused(name, size, words):
         picture(np.zeros(size, np.uint8), 4, 3, name)
 
 
+def test_a_cut_buffer_is_refused_and_a_byte_too_many_is_not():
+    with pytest.raises(SourceError, match="holds 11 samples, a picture of 4 x 3 in Mono12 has 12"):
+        picture(np.zeros(23, np.uint8), 4, 3, "Mono12")
+    assert picture(np.zeros(25, np.uint8), 4, 3, "Mono12").shape == (3, 4)
+
+
+@pytest.mark.parametrize("name", ["Mono8", "BayerRG8", "BayerRG12", "BGR8"])
+def test_a_picture_without_pixels_is_refused(name):
+    with pytest.raises(SourceError, match="a picture of 4 x 0"):
+        picture(np.zeros(100, np.uint8), 4, 0, name)
+    with pytest.raises(SourceError, match="a picture without pixels"):
+        unpacked(np.zeros((0, 4), np.uint8), name)
+
+
 @pytest.mark.parametrize("name", ["Mono12", "Mono12p", "Mono12Packed"])
 def test_what_a_driver_has_unpacked_is_raised_to_full_scale(name):
     samples = np.full((3, 4), 4095, np.uint16)

@@ -28,15 +28,15 @@ FORMATS = "Mono8/10/12/14/16, BayerRG/GR/GB/BG8/10/12/14/16, BGR8, RGB8, BGRa8, 
 def picture(data: NDArray[Any], width: int, height: int, pixel_format: str, place: Place = np.empty) -> NDArray[Any]:
     """Return a copy of a buffer as (H, W) gray or (H, W, 3) BGR, uint8 or uint16, made where `place` gives room.
 
-    data: the buffer's samples in one row, uint8 or uint16. Raises SourceError for a format that is not one of FORMATS
-    and for a buffer of another length.
+    data: the buffer's samples in one row, uint8 or uint16. Raises SourceError for a format that is not one of FORMATS,
+    for a buffer that is too short, and for a picture without pixels.
     """
     channels, bits = _layout(pixel_format)
-    samples = data.view(np.uint16) if bits > 8 and data.dtype == np.uint8 else data
-    if samples.size < width * height * channels:
+    samples = _wide(data) if bits > 8 and data.dtype == np.uint8 else data
+    if not 0 < width * height * channels <= samples.size:
         raise SourceError(
             f"the camera's buffer holds {samples.size} samples, a picture of {width} x {height} in {pixel_format} has "
-            f"{width * height * channels}; parts cannot be seen; set another PixelFormat"
+            f"{width * height * channels}; parts cannot be seen; set another PixelFormat or size"
         )
     pixels = samples[: width * height * channels].reshape(height, width, channels)
     bayer = BAYER.fullmatch(pixel_format)
@@ -53,8 +53,10 @@ def picture(data: NDArray[Any], width: int, height: int, pixel_format: str, plac
 def unpacked(samples: NDArray[Any], pixel_format: str) -> NDArray[Any]:
     """Return what a driver has unpacked, (H, W) samples or (H, W, 3) RGB, as `picture` does; packed formats count, too.
 
-    Raises SourceError for a format that the driver did not unpack.
+    Raises SourceError for a format that the driver did not unpack, and for a picture without pixels.
     """
+    if not samples.size:
+        raise SourceError("the camera gives a picture without pixels; parts cannot be seen; set its width and height")
     if samples.ndim == 3:
         return np.ascontiguousarray(samples[..., ::-1])
     plain = PACKED.sub("", pixel_format)
@@ -64,6 +66,11 @@ def unpacked(samples: NDArray[Any], pixel_format: str) -> NDArray[Any]:
     if found := BAYER.fullmatch(plain):
         return _raised(_demosaiced(samples, found[1]), bits)
     return _raised(np.ascontiguousarray(samples), bits)
+
+
+def _wide(data: NDArray[Any]) -> NDArray[Any]:
+    """Return bytes as uint16; one too many, as a cut buffer has, is none."""
+    return data[: data.size // 2 * 2].view(np.uint16)
 
 
 def _layout(pixel_format: str) -> tuple[int, int]:
