@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from plc_process import Wire
 from plc_station import wait_for
 
 HOST = "127.0.0.1"
@@ -59,6 +60,23 @@ class Mosquitto:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+
+class Older(Wire):
+    """A way to a broker that speaks MQTT 3.1.1 alone: a newer client gets `answer`, and the connection ends."""
+
+    answer = b""
+
+    def _carry(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        if not answers:
+            first = source.recv(65536)
+            if first[first.find(b"MQTT") + 4 :][:1] == b"\x05":
+                source.sendall(self.answer)
+                for one in (source, sink):
+                    one.shutdown(socket.SHUT_RDWR)
+                return
+            sink.sendall(first)
+        super()._carry(source, sink, answers)
 
 
 def denying(folder: Path, *denied: str) -> Mosquitto:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from line_worker.config import Config, parse
 from line_worker.errors import SinkError
 from line_worker.sink.mqtt import Mqtt
 from line_worker.wire.messages import FrameKey, HubState, Outcome
-from mqtt_broker import HOST, MOSQUITTO, Mosquitto, certificate
+from mqtt_broker import HOST, MOSQUITTO, Mosquitto, Older, certificate
 from plc_station import wait_for
 
 pytest.importorskip("paho.mqtt", reason="paho-mqtt is missing: pip install 'line-worker[mqtt]'")
@@ -31,10 +32,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is missing: apt-get install mosquitto")
 
 
-def outcome(seq: int, *, reason: int = 0) -> Outcome:
+def outcome(seq: int, *, reason: int = 0, camera: str = "top") -> Outcome:
     verdict = {0: "PASS", 1: "FAIL"}.get(reason, "NO_DECISION")
     return Outcome(
-        *(seq + 1, FrameKey("line-1", "top", 7, seq), verdict, reason, 0.5, 1.0, (), "beef" * 16, "w", 1),
+        *(seq + 1, FrameKey("line-1", camera, 7, seq), verdict, reason, 0.5, 1.0, (), "beef" * 16, "w", 1),
         *(f"part-{seq}", seq, 10.0, 400.0, 1.7e9 + seq, {"score": 3.0}),
     )
 
@@ -317,6 +318,67 @@ def test_what_a_line_could_not_send_before_it_was_stopped_goes_out_after_its_nex
         wait_for(lambda: len(peer.runs()) == 2 and all(found == set(range(50)) for found in peer.runs().values()))
 
 
+# ---- versions and rules ----------------------------------------------------------------------------------------------
+
+
+def test_what_the_brokers_rules_forbid_does_not_count_as_delivered(tmp_path: Path) -> None:
+    (tmp_path / "rules").write_text("topic readwrite line-worker/line-1/top/result\n")
+    (tmp_path / "rules").chmod(0o400)
+    running = Mosquitto(tmp_path / "mosquitto", f"allow_anonymous true\nacl_file {tmp_path}/rules").start()
+    found = sink_of(line(running.port))
+    try:
+        found.open()
+        for _ in range(2):
+            for camera in ("top", "side"):
+                found.deliver(outcome(0, camera=camera), 0.0)
+            with pytest.raises(SinkError, match=r"does not let us publish \(Not authorized\).*the broker's rules"):
+                found.settle()
+        assert found.duplicates == 1, "what it has is not sent again"
+    finally:
+        found.close()
+        running.kill()
+
+
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b""], ids=["it says so", "it hangs up"])
+def test_a_broker_that_does_not_speak_mqtt_5_is_spoken_to_as_it_can_and_that_is_said_once(
+    broker: Mosquitto, answer: bytes
+) -> None:
+    with Older(broker.port) as older, Subscriber(broker.port) as peer, capture_logs() as logs:
+        older.answer = answer
+        found = sink_of(line(older.port))
+        found.open()
+        found.deliver(outcome(0), 0.0)
+        found.settle()
+        broker.kill()
+        wait_for(lambda: not found.reachable()[0])
+        broker.start()
+        found.deliver(outcome(1), 0.0)
+        found.settle()
+        wait_for(lambda: 1 in peer.seqs())
+        found.close()
+    assert [one["log_level"] for one in logs if "3.1.1" in one["event"]] == ["warning"]
+
+
+def test_no_more_is_on_its_way_than_the_broker_takes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("line_worker.sink.mqtt.broker.CONFIRM_S", 0.5)
+    running = Mosquitto(tmp_path / "mosquitto", "allow_anonymous true\nmax_inflight_messages 3").start()
+    found = sink_of(line(running.port))
+    try:
+        found.open()
+        for seq in range(10):
+            found.deliver(outcome(seq), 0.0)
+        found.settle()
+        running.send(signal.SIGSTOP)
+        for seq in range(10, 13):
+            found.deliver(outcome(seq), 0.0)
+        with pytest.raises(SinkError, match="has not confirmed everything within"):
+            found.deliver(outcome(13), 0.0)
+        running.send(signal.SIGCONT)
+    finally:
+        found.close()
+        running.kill()
+
+
 # ---- TLS and passwords -----------------------------------------------------------------------------------------------
 
 
@@ -353,6 +415,13 @@ def test_doctor_finds_that_before_the_line_starts(tls: Mosquitto, tmp_path: Path
         [(_, check)] = plant_checks(found, running=True)
         [finding] = check()
         assert words in finding.text
+
+
+def test_a_broker_that_wants_tls_and_hangs_up_is_said_so(tls: Mosquitto) -> None:
+    found = sink_of(line(tls.port))
+    with pytest.raises(SinkError, match=r"closes the connection without an answer.*check .*port"):
+        found.open()
+    found.close()
 
 
 def test_a_certificate_that_nobody_we_trust_has_signed_is_refused(tls: Mosquitto) -> None:

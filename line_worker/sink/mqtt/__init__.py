@@ -4,9 +4,10 @@
     PREFIX/LINE/state            the station's state and its cause, retained; Error once the hub is silent
     PREFIX/LINE/online           {"Online": true} or false, retained; the broker itself says false when we vanish
 
-Durable: an outcome is acknowledged to the hub when the broker has confirmed it (PUBACK), never before. Outcomes go out
-without waiting for one another; `settle` waits for all of them. While the broker is away everything stays in the
-journal. An outcome whose confirmation was lost is sent again: ResultId tells, it never changes.
+Durable: an outcome is acknowledged to the hub when the broker has confirmed it (PUBACK), never before; one that speaks
+MQTT 5 tells there whether its rules allow it. Outcomes go out without waiting for one another; `settle` waits for all
+of them. While the broker is away, or forbids it, everything stays in the journal. An outcome whose confirmation was
+lost is sent again: ResultId tells, it never changes.
 """
 
 from __future__ import annotations
@@ -75,13 +76,15 @@ class Mqtt(QuietSink):
         """Send `outcome` off; `settle` says whether it has arrived.
 
         Raises:
-            SinkError: the broker cannot be reached.
+            SinkError: the broker cannot be reached, or has gone since the last `settle`.
         """
         if outcome.key in self._confirmed:
             self.duplicates += 1
             return True
         assert self._broker is not None, "deliver before open"
         if not self._broker.connected:
+            if self._waiting:  # of what went over the old connection, only the old one's answers tell
+                raise self._broker.lost()
             self._connect()
         result = result_of(outcome, simulated=outcome.key.camera in self._simulated)
         receipt = self._broker.publish(Message(f"{self._base}/{outcome.key.camera}/result", encoded(result)))
@@ -92,14 +95,17 @@ class Mqtt(QuietSink):
         """Wait until the broker has confirmed everything that was delivered.
 
         Raises:
-            SinkError: it has not in time; none of it counts as delivered.
+            SinkError: it has not in time, or its rules forbid some of it; what it has is not sent again.
         """
         waiting, self._waiting = self._waiting, []
         if waiting:
             assert self._broker is not None
-            self._broker.confirm([receipt for _, receipt in waiting])
-            for key, _ in waiting:
-                self._confirmed.add(key)
+            try:
+                self._broker.confirm([receipt for _, receipt in waiting])
+            finally:
+                for key, receipt in waiting:
+                    if self._broker.has(receipt):
+                        self._confirmed.add(key)
 
     def beat(self, state: HubState, now: float) -> None:
         """Take the hub's state; it is published when it changes."""

@@ -1,4 +1,8 @@
-"""One connection to an MQTT broker (3.1.1). It repeats nothing by itself: what is to be repeated is the sink's."""
+"""One connection to an MQTT broker. It repeats nothing by itself: what is to be repeated is the sink's.
+
+MQTT 5, in which a broker says of each message whether its rules allow it; 3.1.1, in which it confirms what it throws
+away, where the broker speaks nothing newer.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,9 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from line_worker.errors import SinkError
 from line_worker.sink.mqtt.message import Message
@@ -22,10 +27,12 @@ from line_worker.sink.secret import read_secret
 if TYPE_CHECKING:
     from line_worker.config import MqttBroker
 
+log = structlog.get_logger()
+
 CONNECT_S = 3.0
 CONFIRM_S = 5.0
 KEEPALIVE_S = 5  # a broker that answers nothing for so long is gone; it gives us one and a half times as long
-IN_FLIGHT = 64
+IN_FLIGHT = 64  # or fewer, as the broker wishes
 HEARD = 100  # messages that wait for `heard`
 SOON_S = 0.002
 
@@ -50,7 +57,10 @@ class Broker:
     def __init__(self, sink: MqttBroker, client_id: str) -> None:
         self._sink, self._client_id = sink, client_id
         self._client: Client | None = None
-        self._answered, self._refusal = threading.Event(), ""
+        self._answered, self._refusal, self._is_older = threading.Event(), "", False
+        self._told_older = False
+        self._in_flight, self._flying = IN_FLIGHT, deque[Receipt]()
+        self._denied: dict[int, str] = {}  # messages that the broker's rules forbid, and its reasons
         self.connected, self.trouble = False, "the broker has not been reached yet"
         self._heard: deque[Message] = deque(maxlen=HEARD)
         self._subscribed: dict[int, str] = {}  # requests that were answered: "", or why the broker refuses
@@ -65,8 +75,24 @@ class Broker:
         Raises:
             SinkError: the broker cannot be reached, is not who it should be, or refuses us.
         """
+        self._is_older = False
+        self._begin(will, MQTTProtocolVersion.MQTTv5)
+        if self._is_older:
+            self._begin(will, MQTTProtocolVersion.MQTTv311)
+        if self._refusal:
+            self._drop()
+            raise self._failed(f"refuses us: {self._refusal}", _RULES)
+        if self._client is None or not self._client.is_connected():
+            raise self._lost("closes the connection without an answer")
+        self.connected, self.trouble = True, ""
+        if self._is_older and not self._told_older:
+            log.warning("the broker speaks MQTT 3.1.1: it confirms also what its rules forbid", broker=self._place)
+            self._told_older = True
+
+    def _begin(self, will: Message, version: MQTTProtocolVersion) -> None:
+        """Connect, speaking `version`; what the broker says to that is in `_refusal` and `_is_older`."""
         self._drop()
-        client = self._make(will)
+        client = self._make(will, version)
         try:
             client.connect(self._sink.host, self._sink.at_port, KEEPALIVE_S)
         except ssl.SSLCertVerificationError as error:
@@ -81,13 +107,10 @@ class Broker:
         if not self._answered.wait(CONNECT_S):
             self._drop()
             raise self._failed(f"does not answer within {CONNECT_S:g} s", _LOOK)
-        if self._refusal:
-            self._drop()
-            raise self._failed(f"refuses us: {self._refusal}", _RULES)
-        self.connected, self.trouble = True, ""
 
-    def _make(self, will: Message) -> Client:
-        client = Client(CallbackAPIVersion.VERSION2, self._client_id, clean_session=True, reconnect_on_failure=False)
+    def _make(self, will: Message, version: MQTTProtocolVersion) -> Client:
+        # a session begins and ends with its connection, which is what paho does by itself in either version
+        client = Client(CallbackAPIVersion.VERSION2, self._client_id, protocol=version, reconnect_on_failure=False)
         client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(IN_FLIGHT)
         client.will_set(will.topic, will.payload, will.qos, will.retain)
@@ -100,8 +123,11 @@ class Broker:
             client.tls_set_context(self._context())
         self._answered, self._refusal = threading.Event(), ""
         self._heard.clear()
+        self._flying.clear()
+        self._denied.clear()
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
+        client.on_publish = self._on_publish
         return client
 
     def _context(self) -> ssl.SSLContext:
@@ -119,15 +145,25 @@ class Broker:
 
     def _on_connect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         self._refusal = str(reason) if reason.is_failure else ""
+        self._is_older |= reason == "Unsupported protocol version"
+        self._in_flight = min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT))
         self._answered.set()
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if client is self._client:
             self.connected = False
             self.trouble = f"{self._place}: the connection was lost ({reason})"
+            if not self._answered.is_set():  # older ones should say that they are, and some hang up instead
+                self._is_older = True
+                self._answered.set()
 
     def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:
         self._heard.append(Message(message.topic, bytes(message.payload)))
+
+    def _on_publish(self, client: Client, data: Any, number: int, reason: Any, properties: Any) -> None:
+        self._denied.pop(number, None)  # numbers are used again
+        if reason.is_failure:
+            self._denied[number] = str(reason)
 
     def _on_subscribe(self, client: Client, data: Any, number: int, reasons: Any, properties: Any) -> None:
         self._subscribed[number] = next((str(reason) for reason in reasons if reason.is_failure), "")
@@ -157,23 +193,40 @@ class Broker:
         """Send `message`, and return what `confirm` waits for.
 
         Raises:
-            SinkError: the connection is lost.
+            SinkError: the connection is lost, or too much waits for the broker for too long.
         """
         assert self._client is not None, "publish before connect"
+        self._make_room()
         receipt = self._client.publish(*message)
         if receipt.rc:
             raise self._lost(f"takes nothing ({receipt.rc})")
+        if message.qos:
+            self._flying.append(receipt)
         return receipt
+
+    def _make_room(self) -> None:
+        """Have fewer messages on their way than the broker takes at once: one too many ends the connection."""
+        while len(self._flying) >= self._in_flight:
+            self._await(self._flying.popleft())
 
     def confirm(self, receipts: Sequence[Receipt]) -> None:
         """Wait until the broker has confirmed all of them.
 
         Raises:
-            SinkError: it has not, within a bounded time.
+            SinkError: it has not, within a bounded time, or its rules forbid one of them.
         """
         until = time.monotonic() + CONFIRM_S
         for receipt in receipts:
-            self._wait(receipt.is_published, partial(receipt.wait_for_publish, 0.05), until)
+            self._await(receipt, until)
+        if denied := [self._denied[receipt.mid] for receipt in receipts if receipt.mid in self._denied]:
+            raise self._failed(f"does not let us publish ({denied[0]})", _RULES)
+
+    def has(self, receipt: Receipt) -> bool:
+        """Whether the broker has confirmed this one, and kept it."""
+        return receipt.is_published() and receipt.mid not in self._denied
+
+    def _await(self, receipt: Receipt, until: float | None = None) -> None:
+        self._wait(receipt.is_published, partial(receipt.wait_for_publish, 0.05), until)
 
     def _wait(self, done: Callable[[], bool], a_while: Callable[[], None], until: float | None = None) -> None:
         until = until or time.monotonic() + CONFIRM_S
