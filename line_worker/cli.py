@@ -136,10 +136,9 @@ def record(
 ) -> int:
     """Serve, and record frames, triggers and outcomes."""
     from line_worker.config import load
-    from line_worker.serving import serve as run
-    from line_worker.serving import with_page, with_recorder
+    from line_worker.serving import record as run
 
-    return run(lambda: with_page(with_recorder(load(config), out, compression)))
+    return run(lambda: load(config), out, compression)
 
 
 @app.command()

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from line_worker.config import Config, LiveSink, RecordSink, Sink
-from line_worker.errors import LineWorkerError
+from line_worker.errors import LineWorkerError, RecordingError
 from line_worker.health import Notifier, ReloadFlag, StopFlag, configure_logging
 from line_worker.supervisor import Supervisor
+from line_worker.wire.recording import read_recording
+from line_worker.wire.recording_writer import check_place
 
 if TYPE_CHECKING:
     from line_worker.wire.rosimage import Compression
@@ -48,6 +50,21 @@ def serve(read: Callable[[], Config]) -> int:
             code, following = LineWorkerError.exit_code, None
         config = following
     notifier.close()
+    return code
+
+
+def record(read: Callable[[], Config], out: Path, compression: Compression = "none") -> int:
+    """Run the line that `read` describes and record it into `out`; returns what `serve` does.
+
+    Raises:
+        RecordingError: `out` cannot be begun, which is said before the line starts, or nothing was recorded.
+    """
+    check_place(out)
+    code = serve(lambda: with_page(with_recorder(read(), out, compression)))
+    if not out.exists():
+        raise RecordingError(f"{out}: was not finished, so nothing or not all is recorded; the line's log says why")
+    if not any(True for _ in read_recording(out)):
+        raise RecordingError(f"{out}: holds nothing; no part came while the line was recorded")
     return code
 
 

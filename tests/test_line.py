@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 
+from line_worker import serving
 from line_worker.auditing import audit
-from line_worker.config import Config, parse
+from line_worker.config import Config, load, parse
+from line_worker.errors import RecordingError
 from line_worker.rehearsal import Rehearsal
+from line_worker.wire.recording import RecordingMeta
+from line_worker.wire.recording_writer import RecordingWriter
 
 COMMAND = str(Path(sys.executable).parent / "line-worker")
 
@@ -201,6 +205,36 @@ def test_serve_ends_in_good_order_at_sigterm_and_a_second_one_refuses_to_start(l
     found = audit(line_toml.parent / "data" / "journal.sqlite")
     assert found.balanced
     assert subprocess.run([COMMAND, "audit", str(found.journal)], capture_output=True, check=False).returncode == 0
+
+
+def test_a_recording_that_is_there_is_refused_before_the_line_starts(line_toml: Path) -> None:
+    out = line_toml.parent / "shift.mcap"
+    out.write_bytes(b"precious")
+    command = [COMMAND, "record", str(line_toml), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"line-worker: {out}: is there already and is not overwritten; give another name, or move it away\n"
+    )
+    assert sorted(p.name for p in line_toml.parent.iterdir()) == ["line.toml", "shift.mcap"], "nothing has started"
+    assert out.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(("begun", "says"), [(False, "was not finished"), (True, "holds nothing")])
+def test_a_line_that_recorded_nothing_does_not_end_well(
+    line_toml: Path, monkeypatch: pytest.MonkeyPatch, begun: bool, says: str
+) -> None:
+    out = line_toml.parent / "shift.mcap"
+
+    def serve(read: Callable[[], Config]) -> int:
+        assert [sink.kind for sink in read().sinks] == ["log", "record", "live"]
+        if begun:
+            RecordingWriter(out, RecordingMeta("t", 0.0, 0.0)).close()
+        return 0
+
+    monkeypatch.setattr(serving, "serve", serve)
+    with pytest.raises(RecordingError, match=says):
+        serving.record(lambda: load(line_toml), out)
 
 
 def test_no_process_outlives_a_killed_supervisor(line_toml: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import itertools
 import os
@@ -156,6 +157,19 @@ class RecordingWriter:
         return self._channels[topic]
 
 
+def check_place(path: Path) -> None:
+    """Make the folder; RecordingError where no recording can begin."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if free < MIN_FREE:
+        raise RecordingError(f"{path}: only {free / 1e6:.0f} MB are free; nothing is recorded; make room on the disk")
+    if path.exists():
+        raise RecordingError(f"{path}: is there already and is not overwritten; give another name, or move it away")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what the disk refuses into a RecordingError about `path`."""
@@ -170,11 +184,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def _create(path: Path, part: Path) -> Any:
     """Open the part file; what a dead writer left is set aside, a living one is respected."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(path.parent).free) < MIN_FREE:
-        raise RecordingError(f"{path}: only {free / 1e6:.0f} MB are free; nothing is recorded; make room on the disk")
-    if path.exists():
-        raise RecordingError(f"{path}: is there already and is not overwritten; give another name, or move it away")
+    check_place(path)
     file = part.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
