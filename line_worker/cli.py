@@ -304,6 +304,12 @@ def main(arguments: list[str] | None = None) -> None:
     except LineWorkerError as error:
         typer.echo(f"line-worker: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        if error.filename is None:  # not about a file that somebody named
+            raise
+        remedy = "correct the path or its permissions, or make room on its disk"
+        typer.echo(f"line-worker: {error.filename}: cannot be used ({error.strerror}); {remedy}", err=True)
+        code = LineWorkerError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from line_worker.cameras import connected
 from line_worker.cli import app
 from line_worker.config import GenicamSource
 from line_worker.errors import SourceError
@@ -80,7 +81,7 @@ def test_a_region_is_set_and_read_back():
         ({"device": ""}, "3 cameras are.*serial 0; .*serial 1"),
         ({"device": "4711"}, "no camera 4711 is connected.*serial 2"),
         ({"producer": Path("nowhere.cti")}, "nowhere.cti: is not there"),
-        ({"producer": Path(__file__)}, "cannot be opened"),
+        ({"producer": Path(__file__)}, "is no GenTL producer"),
     ],
 )
 def test_what_cannot_be_is_said_and_the_camera_is_left_free(settings, words):
@@ -175,6 +176,18 @@ def test_the_producer_knows_three():
         assert [device.serial for device in devices(found)] == ["0", "1", "2"]
     finally:
         found.reset()
+
+
+def test_a_file_that_is_no_producer_is_said_to_be_none(tmp_path, capfd):
+    text = tmp_path / "text.cti"
+    text.write_text("x")
+    for file, why in ((text, "file too short"), (Path(np.random.mtrand.__file__), "it has no GCInitLib")):
+        frames = GenicamFrames(GenicamSource(kind="genicam", producer=file))
+        for attempt in (frames.open, lambda file=file: list(connected([file], None))):
+            with pytest.raises(SourceError) as caught:
+                attempt()
+            assert str(caught.value).startswith(f"{file}: is no GenTL producer that can be loaded ({why}); parts")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_pictures_go_straight_from_the_buffer_to_where_they_are_wanted():

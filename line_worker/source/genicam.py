@@ -7,8 +7,10 @@ buffer straight into the ring, and the buffer goes back at once: producers have 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from line_worker.errors import SourceError
@@ -128,10 +130,24 @@ def harvester(config: GenicamSource) -> Any:
             f"{config.producer}: is not there; parts cannot be seen; install the camera vendor's GenTL producer and "
             "give the path of its .cti file"
         )
+    _try(config.producer.resolve())
     found = Harvester()
     found.add_file(str(config.producer.resolve()), check_existence=True, check_validity=True)
     found.update()
     return found
+
+
+def _try(producer: Path) -> None:
+    """Raise SourceError for a file that is no producer: with one harvesters shows a traceback, genicam crashes."""
+    try:
+        why = "" if hasattr(ctypes.CDLL(str(producer)), "GCInitLib") else "it has no GCInitLib"
+    except OSError as error:
+        why = str(error).removeprefix(f"{producer}: ")
+    if why:
+        raise SourceError(
+            f"{producer}: is no GenTL producer that can be loaded ({why}); parts cannot be seen; give the path of the "
+            "camera vendor's .cti file"
+        )
 
 
 def devices(found: Any) -> list[Device]:
