@@ -45,7 +45,7 @@ def serve(read: Callable[[], Config]) -> int:
         supervisor.start()
         following = _run(supervisor, stop, reload, read, notifier)
         log.info("line stops", line=config.line.name, sources_finished=supervisor.finished, failed=supervisor.failed)
-        code = supervisor.stop(notifier.alive)
+        code = _stop(supervisor, stop, notifier)
         if supervisor.failed:
             code, following = LineWorkerError.exit_code, None
         config = following
@@ -84,6 +84,20 @@ def _run(
             return following
     notifier.stopping()
     return None
+
+
+def _stop(supervisor: Supervisor, stop: StopFlag, notifier: Notifier) -> int:
+    """Stop the line; whoever asks again meanwhile is told, once, that this is under way."""
+    told = False
+
+    def on_turn() -> None:
+        nonlocal told
+        notifier.alive()
+        if stop.again and not told:
+            told = True
+            log.warning("line is still stopping: wait, its books are being closed", at_most_s=supervisor.stops_within_s)
+
+    return supervisor.stop(on_turn)
 
 
 def reread(config: Config, read: Callable[[], Config]) -> Config | None:

@@ -126,6 +126,11 @@ class Supervisor:
         self._lock.close()
         return 0 if clean else 1
 
+    @property
+    def stops_within_s(self) -> float:
+        """How long `stop` takes at most for what still runs."""
+        return round(self._patience_s * len({child.role for child in self.children if child.running}), 1)
+
     def pids(self, role: str) -> list[int]:
         """Return the process ids of the running children of `role`."""
         return [c.process.pid for c in self.children if c.role == role and c.process is not None and c.running]
@@ -134,6 +139,12 @@ class Supervisor:
     def _path(self) -> Path:
         """Where the children find their configuration."""
         return self.config.line.runtime / "config.json"
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the children of one role may take to stop."""
+        longest = max(c.deadline_ms for c in self.config.cameras) / 1000
+        return min(longest, self.config.line.stop_s) + self.config.line.stop_s + 5.0
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
@@ -210,8 +221,7 @@ class Supervisor:
         for child in children:
             if child.process is not None and child.running:
                 child.process.terminate()
-        longest = max(c.deadline_ms for c in self.config.cameras) / 1000
-        begun, patience_s = time.monotonic(), min(longest, self.config.line.stop_s) + self.config.line.stop_s + 5.0
+        begun, patience_s = time.monotonic(), self._patience_s
         limits = {child.name: min(patience_s, YIELDED_S) if child.gives_way else patience_s for child in children}
         while any(c.running and time.monotonic() - begun < limits[c.name] for c in children):
             on_turn()

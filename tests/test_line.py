@@ -20,7 +20,7 @@ from line_worker.auditing import audit
 from line_worker.config import Config, load, parse
 from line_worker.errors import RecordingError
 from line_worker.rehearsal import Rehearsal
-from line_worker.wire.recording import RecordingMeta
+from line_worker.wire.recording import RecordingMeta, read_recording
 from line_worker.wire.recording_writer import RecordingWriter
 
 COMMAND = str(Path(sys.executable).parent / "line-worker")
@@ -190,6 +190,13 @@ def _wait_for_outcomes(path: Path, count: int) -> None:
     raise AssertionError(f"{path} has not got {count} lines")
 
 
+def _wait_for_words(path: Path, words: str) -> None:
+    until = time.monotonic() + 30
+    while words not in path.read_text():
+        assert time.monotonic() < until, f"{path} does not say {words!r}"
+        time.sleep(0.01)
+
+
 def test_serve_ends_in_good_order_at_sigterm_and_a_second_one_refuses_to_start(line_toml: Path) -> None:
     with subprocess.Popen([COMMAND, "serve", str(line_toml)], stderr=subprocess.PIPE) as serve:
         _wait_for_outcomes(line_toml.parent / "outcomes.jsonl", 20)
@@ -205,6 +212,27 @@ def test_serve_ends_in_good_order_at_sigterm_and_a_second_one_refuses_to_start(l
     found = audit(line_toml.parent / "data" / "journal.sqlite")
     assert found.balanced
     assert subprocess.run([COMMAND, "audit", str(found.journal)], capture_output=True, check=False).returncode == 0
+
+
+def test_a_second_ctrl_c_cuts_no_stop_short(line_toml: Path) -> None:
+    out, log = line_toml.parent / "shift.mcap", line_toml.parent / "log"
+    command = [COMMAND, "record", str(line_toml), "--out", str(out)]
+    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as record:
+        _wait_for_outcomes(line_toml.parent / "outcomes.jsonl", 20)
+        [worker] = [pid for pid in _processes_with(str(line_toml.parent / "run")) if "worker" in _arguments(pid)]
+        os.kill(worker, signal.SIGSTOP)  # so that the stop takes as long as this test wants
+        record.send_signal(signal.SIGINT)
+        _wait_for_words(log, "line stops")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            record.send_signal(number)
+            time.sleep(0.3)
+        assert record.poll() is None
+        os.kill(worker, signal.SIGCONT)
+        assert record.wait(30) == 0, log.read_text()
+    assert log.read_text().count("still stopping") == 1
+    assert '"at_most_s": ' in log.read_text()
+    assert read_recording(out).finished
+    assert audit(line_toml.parent / "data" / "journal.sqlite").balanced
 
 
 def test_a_recording_that_is_there_is_refused_before_the_line_starts(line_toml: Path) -> None:
@@ -247,6 +275,10 @@ def test_no_process_outlives_a_killed_supervisor(line_toml: Path) -> None:
     while _processes_with(marker) and time.monotonic() < until:
         time.sleep(0.1)
     assert not _processes_with(marker)
+
+
+def _arguments(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
 def _processes_with(marker: str) -> list[int]:
