@@ -19,8 +19,11 @@ import pytest
 from line_worker.config import Config, parse
 from line_worker.doctor import Finding, Level, host, keys, model, ok, plant, ways
 from line_worker.doctor.run import examine, run, within
+from line_worker.errors import SinkError
 from line_worker.health import only_one
+from line_worker.hub.journal import SCHEMA_VERSION
 from line_worker.images import save_png
+from line_worker.sink.store import FILE, Store
 from line_worker.wire.keys import create
 
 SYNTHETIC = {"kind": "synthetic", "width": 320, "height": 240}
@@ -389,7 +392,28 @@ def test_a_journal_that_the_hub_would_refuse_is_an_error(tmp_path: Path) -> None
         db.executescript("CREATE TABLE meta (key, value); CREATE TABLE outcomes (row);")
         db.execute("INSERT INTO meta VALUES ('schema', '99')")
     found = only(host.check_journal(config))
-    assert (found.level, "schema 99" in found.text) == (Level.ERROR, True)
+    assert found.level is Level.ERROR
+    assert f"written by another version (schema 99, this one is {SCHEMA_VERSION})" in found.text
+
+
+def test_a_store_that_the_sink_would_refuse_is_an_error(tmp_path: Path) -> None:
+    config = station(tmp_path, sinks=[{"kind": "store"}])
+    path = config.store_path / FILE
+    assert list(host.check_stores(config)) == []
+    store = Store(config.store_path, 1_000_000)
+    store.open()
+    store.close()
+    assert only(host.check_stores(config)).level is Level.OK
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=13")
+    with pytest.raises(SinkError) as refused:
+        store.open()
+    found = only(host.check_stores(config))
+    assert (found.check, found.level) == ("sink store", Level.ERROR)
+    for text in (found.text, str(refused.value)):
+        assert "schema 13, this one is" in text
+    path.write_bytes(b"no store " * 500)
+    assert "cannot be read (file is not a database)" in only(host.check_stores(config)).text
 
 
 def test_an_unsynchronised_clock_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,9 @@ from line_worker.config import Config, LogSink, RecordSink, StoreSink
 from line_worker.doctor import Finding, error, ok, warning
 from line_worker.hub.bounds import memory_bound
 from line_worker.hub.journal import READABLE
+from line_worker.hub.journal import SCHEMA_VERSION as JOURNAL
+from line_worker.sink.store import FILE
+from line_worker.sink.store import SCHEMA_VERSION as STORE
 from line_worker.wire.frames import SHM
 
 SYNCS = 40
@@ -82,16 +85,45 @@ def check_journal(config: Config) -> Iterator[Finding]:
         yield ok("journal", f"{path}: will be made")
         return
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        with _reading(path) as db:
             (version,) = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
             (rows,) = db.execute("SELECT coalesce(max(row), 0) FROM outcomes").fetchone()
     except (sqlite3.Error, TypeError) as failure:
         yield error("journal", f"{path}: cannot be read ({failure})", "move it aside: the hub will not start with it")
         return
     if version not in READABLE:
-        yield error("journal", f"{path}: schema {version}", "use the version that wrote it, or a new data folder")
+        yield error(
+            "journal", _of_another(path, version, JOURNAL), "use the version that wrote it, or a new data folder"
+        )
     else:
         yield ok("journal", f"{path}: {rows} rows")
+
+
+def check_stores(config: Config) -> Iterator[Finding]:
+    """A store that is there is a database of a version that the sink takes over."""
+    path = config.store_path / FILE
+    for sink in config.sinks:
+        if not isinstance(sink, StoreSink) or not path.exists():
+            continue
+        what, advice = f"sink {sink.name}", "outcomes stay with the hub until it can be opened; move it aside, or use "
+        try:
+            with _reading(path) as db:
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.Error as failure:
+            yield error(what, f"{path}: cannot be read ({failure})", f"{advice}a copy of it")
+            continue
+        if version > STORE:
+            yield error(what, _of_another(path, version, STORE), f"{advice}the version that wrote it")
+        else:
+            yield ok(what, f"{path}: can be read")
+
+
+def _reading(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
+
+
+def _of_another(path: Path, found: object, ours: int) -> str:
+    return f"{path}: written by another version (schema {found}, this one is {ours})"
 
 
 def check_journal_disk(config: Config) -> Iterator[Finding]:

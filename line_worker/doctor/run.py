@@ -70,6 +70,7 @@ def _checks(config: Config, running: bool) -> Iterator[tuple[str, Check, float]]
     yield "ports", lambda: ways.check_ports(config, running=running), LIMIT_S
     yield "hub", lambda: ways.check_hub(config), LIMIT_S
     yield "folders", lambda: host.check_folders(config), LIMIT_S
+    yield "store", lambda: host.check_stores(config), LIMIT_S
     yield "journal", lambda: host.check_journal(config), LIMIT_S
     yield "journal disk", lambda: host.check_journal_disk(config), LIMIT_S
     yield "memory", lambda: host.check_memory(config, running=running), LIMIT_S
