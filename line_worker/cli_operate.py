@@ -117,7 +117,7 @@ def _in_words(found: dict[str, Any]) -> str:
         f"{found['line']}: {found['state']}{cause}",
         f"bundle {found['bundle'][:12] or 'none'}, {found['workers']} workers, {found['open_parts']} open parts",
         *(
-            f"{what} {name}: {'well' if well else 'NOT WELL'}"
+            f"{what} {name}: {'well' if well else 'NOT WELL'}{_why(what, name, found)}"
             for what in ("camera", "sink")
             for name, well in found[f"{what}s"].items()
         ),
@@ -135,6 +135,14 @@ def _in_words(found: dict[str, Any]) -> str:
         *(f"ALARM {_alarm(alarm)}" for alarm in found["alarms"]),
     ]
     return "\n".join(lines)
+
+
+def _why(what: str, name: str, found: dict[str, Any]) -> str:
+    """Return what is wrong with a sink, and what waits for it; "" for one that is well, and for a camera."""
+    trouble = found.get("sink_troubles", {}).get(name) if what == "sink" else None  # an older hub does not say
+    if trouble is None:
+        return ""
+    return f": {trouble['why']}" + (f"; {trouble['waiting']} outcomes wait for it" if trouble["waiting"] else "")
 
 
 def _limits(found: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from line_worker.errors import ConfigError, JournalError
 from line_worker.hub.commands import Commands
 from line_worker.verdicts import Reason, StationState, StopCause
 from line_worker.wire import messages as m
+from line_worker.wire.links import OUTCOMES
 from scripted_hub import Peer, Rig, answer, asked, frame, rig_with
 
 
@@ -48,6 +49,25 @@ def test_the_status_says_how_the_line_is(rig: Rig) -> None:
     status = asked(rig, "status")
     assert (status["line"], status["state"], status["stop_line"], status["alarms"]) == ("t", "RUNNING", "NONE", [])
     assert (status["workers"], status["cameras"], status["sinks"]) == (1, {"cam": True}, {"watcher": True})
+
+
+def test_the_status_says_why_a_sink_is_not_well_and_how_many_outcomes_wait_for_it(rig: Rig) -> None:
+    nats = rig.peer(OUTCOMES, "nats")
+    nats.say(m.SinkHello("nats", True, False))
+    rig.until(lambda: len(rig.hub.outbox.views()) == 2)
+    source, worker = rig.running()
+    source.say(frame(0), frame(1))
+    for lease in worker.hears(m.Lease, 2):
+        worker.say(answer(lease))
+    nats.hears(m.Outcome, 2)
+    assert asked(rig, "status")["sink_troubles"] == {}
+    nats.say(m.SinkState("nats", False, "no route to the broker"))
+    rig.sink.say(m.SinkState("watcher", False, "jammed"))
+    rig.until(lambda: not any(view.reachable for view in rig.hub.outbox.views()))
+    assert asked(rig, "status")["sink_troubles"] == {
+        "watcher": {"why": "jammed", "waiting": 0},
+        "nats": {"why": "no route to the broker", "waiting": 2},
+    }
 
 
 def test_a_cause_that_does_not_exist_is_refused(rig: Rig) -> None:

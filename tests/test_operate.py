@@ -126,6 +126,15 @@ def test_warnings_are_shown_and_change_nothing(answers: Answers, run: Run) -> No
     assert "WARNING camera top: scores drift" in text
 
 
+def test_a_sink_that_is_not_well_is_told_with_its_reason(answers: Answers, run: Run) -> None:
+    troubles = {"plc": {"why": "is not connected", "waiting": 0}, "nats": {"why": "no route", "waiting": 12}}
+    answers.status |= {"sinks": {"plc": False, "nats": False, "log": True}, "sink_troubles": troubles}
+    lines = run("status")[1].splitlines()
+    assert "sink plc: NOT WELL: is not connected" in lines
+    assert "sink nats: NOT WELL: no route; 12 outcomes wait for it" in lines
+    assert "sink log: well" in lines
+
+
 def test_acknowledge_tells_what_was_cleared(answers: Answers, run: Run) -> None:
     assert run("acknowledge")[1].splitlines()[-1] == "there was nothing to acknowledge"
     answers.cleared = ["SILENT: camera top: 9 parts passed"]

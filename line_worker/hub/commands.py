@@ -17,6 +17,7 @@ from line_worker.hub.control import Command
 from line_worker.verdicts import Verdict
 
 if TYPE_CHECKING:
+    from line_worker.hub.outbox import SinkView
     from line_worker.hub.run import Hub
 
 MAX_PARTS = 1000
@@ -63,9 +64,15 @@ class Commands:
             "workers": len(hub.workers),
             "cameras": hub.sources.well,
             "sinks": {view.name: view.reachable for view in hub.outbox.views()},
+            "sink_troubles": {view.name: self._trouble(view) for view in hub.outbox.views() if not view.reachable},
             "open_parts": hub.ledger.open_parts,
             "counts": {str(verdict): hub.ledger.counts[verdict] for verdict in Verdict},
         }
+
+    def _trouble(self, sink: SinkView) -> dict[str, Any]:
+        """Say why the sink is not well, and how many outcomes wait for it; nothing waits for a real-time one."""
+        waiting = self._hub.books.newest_row - sink.acked if sink.durable else 0
+        return {"why": self._hub.outbox._trouble(sink.name), "waiting": waiting}
 
     def activate(self, bundle: str) -> dict[str, Any]:
         """Begin to change to the bundle at the path `bundle`, which all workers must reach; `status` tells the rest."""
