@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from line_worker.config import Config
+from line_worker.config import STUB, Config
 from line_worker.errors import ConfigError
 
 NAME = "active.json"
@@ -40,7 +40,7 @@ def activated(config: Config) -> Config:
     Raises:
         ConfigError: active.json cannot be read. Which bundle was approved is not guessed.
     """
-    kept = _kept(config)
+    kept = _kept(config.line.data)
     if not kept or kept["replaces"] != str(config.workers.bundle):
         return config
     return _with(config, Path(kept["bundle"]))
@@ -52,7 +52,7 @@ def keep(config: Config, bundle: Path) -> Config:
     Raises:
         ConfigError: the data folder does not take it.
     """
-    kept = _kept(config)
+    kept = _kept(config.line.data)
     same = kept is not None and kept["bundle"] == str(config.workers.bundle)
     replaces = kept["replaces"] if kept is not None and same else str(config.workers.bundle)
     path = config.line.data / NAME
@@ -68,8 +68,37 @@ def keep(config: Config, bundle: Path) -> Config:
     return _with(config, bundle)
 
 
-def _kept(config: Config) -> dict[str, Any] | None:
-    path = config.line.data / NAME
+def absent_bundles(raw: dict[str, Any], base: Path) -> list[str]:
+    """Return a problem for each bundle that `raw`, as read from line.toml in `base`, names and that is not there.
+
+    With an activation it is the activated one that must be. What is wrong with `raw` otherwise is not said here.
+
+    Raises:
+        ConfigError: active.json cannot be read.
+    """
+    bundle, data = _path(raw.get("workers"), "bundle", base), _path(raw.get("line"), "data", base)
+    kept = _kept(data) if data else None
+    if kept and kept["replaces"] == str(bundle):
+        bundle = Path(kept["bundle"])
+    recipes = raw["recipes"] if isinstance(raw.get("recipes"), (list, tuple)) else ()
+    named = {"workers.bundle": bundle}
+    named |= {f"recipes[{n}].bundle": _path(one, "bundle", base) for n, one in enumerate(recipes, 1)}
+    remedy = "correct the path, or make it with `line-worker train`"
+    return [
+        f"{key} = {str(path)!r}: is not there; {remedy}" for key, path in named.items() if path and not path.exists()
+    ]
+
+
+def _path(table: object, key: str, base: Path) -> Path | None:
+    """Return the path under `key`, None where there is none, or the stub."""
+    value = table.get(key) if isinstance(table, dict) else None
+    if not isinstance(value, (str, Path)) or value in (str(STUB), STUB):
+        return None
+    return base / Path(value).expanduser()
+
+
+def _kept(data: Path) -> dict[str, Any] | None:
+    path = data / NAME
     try:
         kept = json.loads(path.read_text("utf-8"))
         if isinstance(kept["bundle"], str) and isinstance(kept["replaces"], str):

@@ -119,11 +119,10 @@ def rescore(
 @app.command()
 def serve(config: ConfigPath) -> int:
     """Run a whole line on this host until SIGTERM, or until its sources are finished; SIGHUP reads LINE.TOML again."""
-    from line_worker.config import load
     from line_worker.serving import serve as run
-    from line_worker.serving import with_page
+    from line_worker.serving import to_serve, with_page
 
-    return run(lambda: with_page(load(config)))
+    return run(lambda: with_page(to_serve(config)))
 
 
 @app.command()
@@ -135,10 +134,10 @@ def record(
     ] = "none",
 ) -> int:
     """Serve, and record frames, triggers and outcomes."""
-    from line_worker.config import load
     from line_worker.serving import record as run
+    from line_worker.serving import to_serve
 
-    return run(lambda: load(config), out, compression)
+    return run(lambda: to_serve(config), out, compression)
 
 
 @app.command()

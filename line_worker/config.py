@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,8 +186,13 @@ class Config(Section):
         return int(max(c.max_frame_mb for c in self.cameras) * 1e6)
 
 
-def load(path: Path) -> Config:
+Check = Callable[[dict[str, Any], Path], list[str]]  # what was read, and its folder -> problems
+
+
+def load(path: Path, *also: Check) -> Config:
     """Read and check the configuration file at `path` (TOML; JSON is what `serve` leaves for its children).
+
+    `also` are checks beyond what each reader of it needs.
 
     Raises:
         ConfigError: listing every problem of the file.
@@ -200,17 +206,17 @@ def load(path: Path) -> Config:
         raise ConfigError(str(path), [f"is not {path.suffix.lstrip('.').upper() or 'TOML'}: {error}"]) from error
     if not isinstance(raw, dict):
         raise ConfigError(str(path), ["holds no tables; start from the annotated line.toml in systemd/"])
-    return parse(raw, where=str(path), base=path.resolve().parent)
+    return parse(raw, str(path), path.resolve().parent, *also)
 
 
-def parse(raw: dict[str, Any], where: str = "configuration", base: Path | None = None) -> Config:
+def parse(raw: dict[str, Any], where: str = "configuration", base: Path | None = None, *also: Check) -> Config:
     """Check `raw`; relative paths are taken from `base`.
 
     Raises:
         ConfigError: listing every problem.
     """
     base = base or Path.cwd()
-    problems = across(raw, base)
+    problems = [problem for check in (across, *also) for problem in check(raw, base)]
     try:
         config = Config.model_validate(raw)
     except pydantic.ValidationError as error:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from line_worker.config import Config, LiveSink, RecordSink, Sink
+from line_worker.activation import absent_bundles
+from line_worker.config import Config, LiveSink, RecordSink, Sink, load
 from line_worker.errors import LineWorkerError, RecordingError
 from line_worker.health import Notifier, ReloadFlag, StopFlag, configure_logging
 from line_worker.supervisor import Supervisor
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
     from line_worker.wire.rosimage import Compression
 
 log = structlog.get_logger()
+
+
+def to_serve(path: Path) -> Config:
+    """Read a configuration to be served: its bundles must be there, or workers would be started for ever.
+
+    Raises:
+        ConfigError: listing every problem.
+    """
+    return load(path, absent_bundles)
 
 
 def serve(read: Callable[[], Config]) -> int:

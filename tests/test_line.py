@@ -214,6 +214,22 @@ def test_serve_ends_in_good_order_at_sigterm_and_a_second_one_refuses_to_start(l
     assert subprocess.run([COMMAND, "audit", str(found.journal)], capture_output=True, check=False).returncode == 0
 
 
+def test_a_line_whose_bundles_are_not_there_does_not_start(line_toml: Path) -> None:
+    text = line_toml.read_text().replace('"stub"', '"gone.bundle"\nbatch = 0')
+    line_toml.write_text(text + '[[recipes]]\nnumber = 1\nbundle = "stub"\n[[recipes]]\nnumber = 2\nbundle = "no"\n')
+    for command in (["serve"], ["record", "--out", str(line_toml.parent / "x.mcap")]):
+        words = [COMMAND, *command, str(line_toml)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 3
+        remedy = "is not there; correct the path, or make it with `line-worker train`"
+        assert done.stderr.splitlines()[1:] == [
+            "  - workers.batch = 0: should be greater than or equal to 1",
+            f"  - workers.bundle = '{line_toml.parent}/gone.bundle': {remedy}",
+            f"  - recipes[2].bundle = '{line_toml.parent}/no': {remedy}",
+        ]
+    assert [p.name for p in line_toml.parent.iterdir()] == ["line.toml"]
+
+
 def test_a_second_ctrl_c_cuts_no_stop_short(line_toml: Path) -> None:
     out, log = line_toml.parent / "shift.mcap", line_toml.parent / "log"
     command = [COMMAND, "record", str(line_toml), "--out", str(out)]

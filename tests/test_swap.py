@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from line_worker.activation import NAME, activated, bundle_sha, keep
+from line_worker.activation import NAME, absent_bundles, activated, bundle_sha, keep
 from line_worker.config import Config, parse
 from line_worker.errors import ConfigError
 from line_worker.hub.dispatch import Seat
@@ -164,6 +165,26 @@ def test_another_bundle_in_line_toml_has_its_way(tmp_path: Path) -> None:
     assert activated(edited) is edited
     assert activated(keep(edited, tmp_path / "fourth")).workers.bundle == tmp_path / "fourth"
     assert activated(edited).workers.bundle == tmp_path / "fourth"
+
+
+def test_the_bundle_that_must_be_there_is_the_one_that_was_activated(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    raw = json.loads(config.model_dump_json())
+    assert [problem.split(":")[0] for problem in absent_bundles(raw, tmp_path)] == [
+        f"workers.bundle = '{tmp_path}/first'"
+    ]
+    keep(config, tmp_path / "second")
+    [problem] = absent_bundles(raw, tmp_path)
+    assert problem.startswith(f"workers.bundle = '{tmp_path}/second': is not there")
+    (tmp_path / "second").mkdir()
+    assert absent_bundles(raw, tmp_path) == [], "the one that it replaced may be gone"
+
+
+@pytest.mark.parametrize(
+    "raw", [{}, {"workers": 3, "recipes": 4, "line": []}, {"workers": {"bundle": 5}, "recipes": [6]}]
+)
+def test_what_else_is_wrong_with_a_configuration_is_said_elsewhere(raw: dict[str, object], tmp_path: Path) -> None:
+    assert absent_bundles(raw, tmp_path) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"bundle": 1, "replaces": "x"}', b"\xff"])
