@@ -218,7 +218,8 @@ def parse(raw: dict[str, Any], where: str = "configuration", base: Path | None =
     base = base or Path.cwd()
     problems = [problem for check in (across, *also) for problem in check(raw, base)]
     try:
-        config = Config.model_validate(raw)
+        # JSON, in which lists are tuples and texts paths, can be strict all the same: "300" is no number
+        config = Config.model_validate_json(json.dumps(raw, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise ConfigError(where, [*explain(error, _SECTIONS), *problems]) from None
     if problems:

@@ -126,6 +126,12 @@ def _words(found: Any, sections: Sections) -> str:
             return "at least one must be given"
         case "string_pattern_mismatch":
             return f"should match {found['ctx']['pattern']}"
+        case "string_type":
+            return "should be a text, in quotes"
+        case "bool_type":
+            return "should be true or false, without quotes"
+        case "int_type" | "float_type" if isinstance(found["input"], str):
+            return f"should be a {'whole ' if found['type'] == 'int_type' else ''}number, without quotes"
     return str(found["msg"]).removeprefix("Value error, ").replace("Input should", "should")
 
 
