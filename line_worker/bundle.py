@@ -160,7 +160,11 @@ def write_bundle(
 
 
 def check_place(path: Path) -> None:
-    """Raise BundleError when `path` holds something that is not a bundle and so must not be replaced."""
+    """Raise BundleError when `path` cannot be made, or holds something that is not a bundle: it is not replaced."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        what = "may not be written" if there.is_dir() else "is no folder"
+        raise BundleError(f"{path}: cannot be written, because {there} {what}; choose another place with --out")
     if path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir())):
         return
     if path.exists():

@@ -204,6 +204,14 @@ def test_a_place_that_is_taken_is_refused_before_any_work(tmp_path):
         train(quick(good, good), never)
 
 
+def test_a_place_where_nothing_can_be_written_is_refused_before_any_work(tmp_path):
+    good, file = drawn(tmp_path / "good"), tmp_path / "FILE"
+    file.write_text("")
+    for out in (file / "b", file / "new" / "b"):
+        with pytest.raises(BundleError, match=f"{out}: cannot be written, because {file} is no folder"):
+            train(quick(good, out), never)
+
+
 def test_no_images_is_refused_before_any_work(tmp_path):
     with pytest.raises(DatasetError, match="holds no image"):
         train(quick(tmp_path, tmp_path / "b"), never)
