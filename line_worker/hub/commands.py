@@ -72,7 +72,7 @@ class Commands:
     def _trouble(self, sink: SinkView) -> dict[str, Any]:
         """Say why the sink is not well, and how many outcomes wait for it; nothing waits for a real-time one."""
         waiting = self._hub.books.newest_row - sink.acked if sink.durable else 0
-        return {"why": self._hub.outbox._trouble(sink.name), "waiting": waiting}
+        return {"why": self._hub.outbox.trouble(sink.name), "waiting": waiting}
 
     def activate(self, bundle: str) -> dict[str, Any]:
         """Begin to change to the bundle at the path `bundle`, which all workers must reach; `status` tells the rest."""

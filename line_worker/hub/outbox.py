@@ -202,7 +202,7 @@ class Outbox:
         return tuple(
             f"sink {name}: {trouble}"
             for name, durable in self._expected.items()
-            if not durable and (trouble := self._trouble(name))
+            if not durable and (trouble := self.trouble(name))
         )
 
     @property
@@ -211,10 +211,11 @@ class Outbox:
         return tuple(
             f"shadow {name}: {trouble}; the line decides as before"
             for name in self._shadows
-            if (trouble := self._trouble(name))
+            if (trouble := self.trouble(name))
         )
 
-    def _trouble(self, name: str) -> str:
+    def trouble(self, name: str) -> str:
+        """Return what is wrong with the sink of this name, "" when nothing is."""
         reader = self._readers.get(name)
         if reader is None:
             return "is not connected"
