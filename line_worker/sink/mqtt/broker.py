@@ -83,7 +83,8 @@ class Broker:
             self._drop()
             raise self._failed(f"refuses us: {self._refusal}", _RULES)
         if self._client is None or not self._client.is_connected():
-            raise self._lost("closes the connection without an answer")
+            self._drop()
+            raise self._failed("closes the connection without an answer", "check port, tls, certificate and its log")
         self.connected, self.trouble = True, ""
         if self._is_older and not self._told_older:
             log.warning("the broker speaks MQTT 3.1.1: it confirms also what its rules forbid", broker=self._place)
