@@ -27,7 +27,7 @@ from line_worker.vision.locate import LOCATE_SIDE, segmented
 
 EXAMPLES = 160  # of more images every second, third ... is taken
 LOOKING = 0.1  # of the work, before training
-LEAST = 0.25  # of the usual part: what looks like it but is smaller is none
+LEAST, MOST = 0.25, 3.0  # of the usual part: what looks like it but is smaller, or larger, is none
 OVERLAP_MIN = 0.7  # median over held-out images, below which parts are not found
 STEPS = 400
 HALVES, HALF = 2, 2  # a step's batch is so many times so many pictures
@@ -119,7 +119,8 @@ def teach(
             course.step(gradients, GAIN * learning_rate(step, steps, WARM_UP))
             progress((step + 1) / steps)
     head = course.head.eval().requires_grad_(False)
-    head.least = LEAST * float(np.median([one.part.mean() for one in examples]))
+    usual = float(np.median([one.part.mean() for one in examples]))
+    head.least, head.most = LEAST * usual, min(1.0, MOST * usual)
     return Taught(head, _agreement(head, [examples[k] for k in held], [vacant[k] for k in held]))
 
 

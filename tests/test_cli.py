@@ -13,7 +13,7 @@ from line_worker.hub.journal import Journal
 
 @pytest.mark.parametrize(
     "command",
-    ["export {journal} {file}", "export {journal} {file}/x", "init {file}/x.toml --yes", "demo --keep {file}"],
+    ["export {journal} {file}", "export {journal} {file}/x", "demo --keep {file}"],
 )
 def test_a_file_in_the_way_is_told_in_words(tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     file, journal = tmp_path / "FILE", tmp_path / "journal.sqlite"

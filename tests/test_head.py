@@ -111,7 +111,10 @@ def test_exposure_does_not_matter():
 
 @pytest.mark.parametrize("level", [0, 40, 128, 255])
 def test_a_picture_of_nothing_has_no_part(level):
-    assert not locate(np.full(SIZE, level, np.uint8), "head", head=taught().head).found
+    nothing = np.full(SIZE, level, np.uint8)
+    noise = np.random.default_rng(level).normal(level, 3, SIZE).clip(0, 255).astype(np.uint8)
+    assert not locate(nothing, "head", head=taught().head).found
+    assert not locate(noise, "head", head=taught().head).found
 
 
 def test_odd_pictures_are_never_an_exception():
@@ -138,9 +141,9 @@ def test_a_batch_is_each_of_its_pictures():
         assert torch.allclose(head(pictures[k : k + 1])[0], logits[k], atol=1e-4)
 
 
-def test_what_is_much_smaller_than_the_part_is_none():
+def test_what_is_much_smaller_or_larger_than_the_part_is_none():
     class Sees:
-        least = 0.02
+        least, most = 0.02, 0.12
 
         def __init__(self, side: int) -> None:
             self.side = side
@@ -152,6 +155,7 @@ def test_what_is_much_smaller_than_the_part_is_none():
 
     image, _ = scene(0)
     assert locate(image, "head", head=Sees(22)).why == "nothing looks like the part"  # 22 * 22 of 256 * 128: 1.5 %
+    assert locate(image, "head", head=Sees(70)).why == "what looks like the part fills 15.0% of the frame"
     found = locate(image, "head", head=Sees(30))
     assert found.found
     assert found.centre == pytest.approx((44.5 * 1.25 + 0.125, 34.5 * 1.25 + 0.125))

@@ -28,13 +28,13 @@ STRIDE = 16  # the picture is padded to multiples of it
 class Head(nn.Module):
     """Pictures (B, C, h, w) float in gray levels 0..255 -> logits (B, 1, h, w): above 0, the part is likelier than not.
 
-    Any size; trained on pictures with LOCATE_SIDE on their long side, and best at it. least: share of the frame below
-    which what it sees is no part.
+    Any size; trained on pictures with LOCATE_SIDE on their long side, and best at it. least, most: shares of the frame
+    below and above which what it sees is no part: what it sees where there is nothing at all is anybody's guess.
     """
 
-    def __init__(self, channels: int, least: float = 0.0) -> None:
+    def __init__(self, channels: int, least: float = 0.0, most: float = 1.0) -> None:
         super().__init__()
-        self.channels, self.least = channels, least
+        self.channels, self.least, self.most = channels, least, most
         quarter, eighth, deep = WIDTHS
         self.stem = _conv(BLOCK**2 * channels, quarter)
         self.down = nn.ModuleList([_conv(quarter, eighth, 2), _conv(eighth, deep, 2)])
@@ -73,7 +73,7 @@ class Head(nn.Module):
 
     def meta(self) -> dict[str, Any]:
         """Return what JSON can hold of it."""
-        return {"channels": self.channels, "least": self.least}
+        return {"channels": self.channels, "least": self.least, "most": self.most}
 
     def state(self) -> Arrays:
         """Return the weights by name."""
@@ -82,7 +82,7 @@ class Head(nn.Module):
     @classmethod
     def restore(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Head:
         """Make it again from `state` and `meta`; raises RuntimeError when the weights are not those of such a one."""
-        head = cls(int(meta["channels"]), float(meta["least"]))
+        head = cls(int(meta["channels"]), float(meta["least"]), float(meta.get("most", 1.0)))  # older ones have none
         head.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
         return head.eval().requires_grad_(False)
 

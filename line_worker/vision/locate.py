@@ -48,6 +48,7 @@ class Segmenter(Protocol):
     """Who sees where the part is; `line_worker.vision.head.Head` does."""
 
     least: float  # share of the frame below which what is seen is no part
+    most: float  # and above which
 
     def segment(self, picture: Image | Plane) -> Plane:
         """Return the chance that each pixel of (h, w[, C]) gray levels shows the part, (h, w) in 0..1."""
@@ -139,7 +140,7 @@ def segmented(small: Image | Plane, scale: float, shape: tuple[int, int], head: 
     share = float(blob.mean())
     if share <= max(AREA_MIN, head.least):
         return empty._replace(why="nothing looks like the part")
-    if share >= AREA_MAX:
+    if share >= min(AREA_MAX, head.most):
         return empty._replace(why=f"what looks like the part fills {share:.1%} of the frame")
     if of_all < SHARE_MIN:
         return empty._replace(why="several things look like the part")

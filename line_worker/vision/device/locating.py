@@ -80,6 +80,7 @@ class Segmenting(nn.Module):
     def __init__(self, shape: tuple[int, int], dtype: str, head: Head) -> None:
         super().__init__()
         self.scale, self.least = LOCATE_SIDE / max(shape), max(AREA_MIN, head.least)
+        self.most = min(AREA_MAX, head.most)
         self.head, self.ground = copy.deepcopy(head), Ground(small_size(shape, LOCATE_SIDE), dtype)
 
     def forward(self, small: Tensor) -> Seen:
@@ -89,7 +90,7 @@ class Segmenting(nn.Module):
         near = regions.dilate(blob, 5)
         surface, signed, away = self.ground(small, near)
         share = blob.flatten(1).float().mean(1)
-        found = (share > self.least) & (share < AREA_MAX) & (alone >= SHARE_MIN)
+        found = (share > self.least) & (share < self.most) & (alone >= SHARE_MIN)
         return Seen(found, surface, blob, signed, away, *measured(blob, self.scale), soft * near)
 
 
