@@ -117,6 +117,14 @@ def test_what_the_hub_heard_of_too_late_is_to_be_decided_at_once() -> None:
     assert wrong(rows=rows, told={(EPOCH, 2): 106.9}) == {2}
 
 
+@pytest.mark.parametrize(("latency_s", "is_late"), [(D + 0.19, False), (D + 0.29, True)])
+def test_what_came_during_an_outage_counts_from_its_own_trigger(latency_s: float, is_late: bool) -> None:
+    """The hub dates it back to the beginning of the outage, 0.2 s before its trigger; nobody has waited for that."""
+    rows = [*good().rows[:2], ((EPOCH, 2), Row("NO_DECISION", 10, latency_s, "", None, None))]
+    found = examine(dataclasses.replace(good(), rows=rows), [(101.8, 102.4)], 0.005)
+    assert bool(found.wrong.get(2)) is is_late
+
+
 def test_while_no_hub_was_there_nothing_can_be_in_time() -> None:
     rows = [*good().rows[:2], ((EPOCH, 2), Row("NO_DECISION", 10, D + 0.4, "", None, None))]
     found = examine(dataclasses.replace(good(), rows=rows), [(102.9, 103.3)], 0.005)

@@ -179,7 +179,8 @@ def _sound(books: Books, found: Verdicts) -> None:
 def _in_time(books: Books, outages: list[tuple[float, float]], allowed_s: float, found: Verdicts) -> None:
     """Invariant 2: decided by the deadline, or at it, or at once where the hub heard of a part only after that.
 
-    What fell due while no hub was there is left out.
+    What fell due while no hub was there is left out. One that was stopped dates what it finds back to the stop, the
+    earliest moment at which it can have come: so much sooner it answers, and so much of the latency nobody has waited.
     """
     for key, row in books.rows:
         at = books.triggered.get(key, 0.0)
@@ -187,7 +188,8 @@ def _in_time(books: Books, outages: list[tuple[float, float]], allowed_s: float,
         due = at + after_s
         if row.reason == Reason.RESTART or _disturbed(due, outages):
             continue
-        late_s = row.latency_s - after_s
+        dated_back_s = max((at - begin for begin, end in outages if begin <= at <= end), default=0.0)
+        late_s = row.latency_s - dated_back_s - after_s
         found.worst_decision_ms = max(found.worst_decision_ms, late_s * 1000)
         if late_s > allowed_s:
             found.blame(2, [f"{key} was decided {late_s * 1000:.0f} ms late"])
