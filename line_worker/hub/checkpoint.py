@@ -27,12 +27,12 @@ def make_room(path: Path) -> None:
     SQLite reads its log up to the first frame that is not its own (https://www.sqlite.org/fileformat2.html#walformat),
     and begins it anew in the same file after a checkpoint. A disk without that room is no error: commits are slower.
     """
-    with suppress(OSError), open(f"{path}-wal", "r+b", buffering=0) as log:
-        end = log.seek(0, os.SEEK_END)
+    with suppress(OSError), open(f"{path}-wal", "r+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
         missing = max(0, ROOM - end)
-        if log.write(bytes(missing)) < missing:
-            log.truncate(end)  # the disk's last bytes are the rows'
-        os.fsync(log.fileno())
+        if file.write(bytes(missing)) < missing:
+            file.truncate(end)  # the disk's last bytes are the rows'
+        os.fsync(file.fileno())
 
 
 class Checkpointer:

@@ -1,26 +1,25 @@
 """Searches in a thread of their own: one through millions of rows must not keep the newest part from other browsers.
 
-A request that is searched for is asked again and again until its answer is there (see `wire.http`), so an answer is
-kept until somebody fetches it, and for `KEPT_S` at most: its browser may have gone.
+A request is asked again and again until its answer is there (see `wire.http`). One that has not been asked again for
+`KEPT_S` is forgotten: its browser has gone.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from line_worker.errors import LineWorkerError, SinkError
 
 WAITING = 8  # searches at once
-KEPT_S = 30.0
+KEPT_S = 5.0
 
 Search = Callable[[], dict[str, Any]]
 
 
 class _Asked(NamedTuple):
-    """A search, and what came of it: a found answer, an error, or nothing yet."""
+    """A search, when it was asked for last, and what came of it: an answer, an error, or nothing yet."""
 
     search: Search
     at: float
@@ -45,15 +44,13 @@ class Searcher(threading.Thread):
         """
         with self._turn:
             self._asked = {one: asked for one, asked in self._asked.items() if now - asked.at < KEPT_S}
-            asked = self._asked.get(key)
+            asked = self._asked.pop(key, None)
             if asked is None and len(self._asked) >= WAITING:
                 raise SinkError("too many others search just now; try again in a moment")
-            if asked is None:
+            found = asked.found if asked is not None else None
+            if found is None:
                 self._asked[key] = _Asked(search, now)
                 self._turn.notify()
-            elif asked.found is not None:
-                del self._asked[key]
-        found = asked.found if asked is not None else None
         if isinstance(found, LineWorkerError):
             raise found
         return found
@@ -71,7 +68,7 @@ class Searcher(threading.Thread):
                 found = error
             with self._turn:
                 if key in self._asked:
-                    self._asked[key] = asked._replace(found=found, at=time.monotonic())
+                    self._asked[key] = self._asked[key]._replace(found=found)
 
     def _wait(self) -> Any:
         with self._turn:
