@@ -9,6 +9,9 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
+from line_worker.config_section import Name
 from line_worker.errors import ConfigError
 
 COMMENTS = 38  # the column where they begin
@@ -66,10 +69,16 @@ def defaults() -> dict[str, str]:
 
 
 def checked(question: Question, text: str) -> str:
-    """Return the answer; raises ConfigError when it is none of the choices, or no number where one is needed."""
+    """Return the answer; ConfigError when it is none of the choices, or no name or number where one is needed."""
     text = text.strip()
     if question.choices and text not in question.choices:
         raise ConfigError(question.name, [f"{text!r} is none of {', '.join(question.choices)}"])
+    if question.name in ("line", "camera"):
+        try:
+            TypeAdapter(Name).validate_python(text)
+        except ValidationError:
+            may_have = "at most 32 letters, digits, . _ -, and begins with a letter or digit"
+            raise ConfigError(question.name, [f"{text!r} is no name: one has {may_have}"]) from None
     if question.name == "deadline_ms":
         try:
             number = float(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from typing import Any
 
 
 def let_go_of_connections() -> None:
@@ -14,3 +15,10 @@ def let_go_of_connections() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+def leave_broker(client: Any) -> None:
+    """End a paho client; it closes two sockets of its own when nobody knows it any more, so its callbacks let go."""
+    client.disconnect()
+    client.loop_stop()
+    client.on_connect = client.on_subscribe = client.on_message = None

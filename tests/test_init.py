@@ -105,3 +105,10 @@ def test_a_folder_that_is_not_there_or_takes_nothing_is_told(tmp_path, monkeypat
     monkeypatch.setattr(Path, "write_text", refused)
     with pytest.raises(ConfigError, match=r"cannot be written .Permission denied.; give a file in another folder"):
         run(tmp_path / "line.toml", "--yes")
+
+
+@pytest.mark.parametrize("name", ["my line", "oben/links", "x" * 33, "-"])
+def test_a_name_that_is_none_is_asked_for_again_at_once(tmp_path: Path, name: str):
+    _, output = run(tmp_path / "line.toml", text=f"{name}\nstation-2\n" + "\n" * 20)
+    assert f"{name!r} is no name" in output
+    assert load(tmp_path / "line.toml").line.name == "station-2"

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from left_behind import leave_broker
 from line_worker.config import Config, parse
 from line_worker.errors import SinkError
 from line_worker.sink.mqtt import Mqtt
@@ -88,8 +89,7 @@ class Subscriber:
         self.heard.append((message.topic, json.loads(message.payload), message.retain))
 
     def __exit__(self, *error: object) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
+        leave_broker(self.client)
 
     def last(self, topic: str) -> Any:
         return next((found for where, found, _ in reversed(self.heard) if where == topic), None)

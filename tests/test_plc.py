@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import socket
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from line_worker.sink.plc.registers import (
     encode,
 )
 from line_worker.sink.plc.registers import Station as StationBlock
+from line_worker.sink.plc.server import RegisterServer
 from line_worker.sink.plc.simulated import SimulatedPlc
 from plc_station import HOST, QUEUED, Station, outcome, wait_for
 
@@ -341,6 +343,38 @@ def test_closing_leaves_no_thread_and_no_listener() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("modbus")]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((HOST, port), timeout=1).close()
+
+
+class Nothing:
+    """A bank of one register that nobody writes."""
+
+    size, writable = 1, range(0)
+
+    def read(self) -> list[int]:
+        return [0]
+
+    def write(self, words: list[int]) -> None:
+        pass
+
+
+def test_who_comes_while_the_server_closes_is_let_go() -> None:
+    server = RegisterServer(HOST, 0, 1, 0, Nothing())
+    server.open()
+    comers: list[socket.socket] = []
+
+    def come_and_close() -> None:  # accepted in the turn of the loop in which the server begins to close
+        comers.append(socket.create_connection((HOST, server.port), timeout=5))
+        loop.call_soon(server._stop.set)
+
+    loop = server._loop
+    assert loop is not None
+    loop.call_soon_threadsafe(come_and_close)
+    wait_for(lambda: not server.is_alive())
+    server.close()
+    with suppress(ConnectionResetError):
+        assert comers[0].recv(1) == b""
+    comers[0].close()
+    gc.collect()  # a connection that was forgotten would be warned of here
 
 
 # ---- client mode -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from left_behind import let_go_of_connections
+from left_behind import leave_broker, let_go_of_connections
 from line_worker.config import (
     EtherNetIpSink,
     MqttSink,
@@ -236,8 +236,7 @@ def mqtt(tmp_path: Path) -> Iterator[Bench]:
         while time.monotonic() < until and not _listens(port):
             time.sleep(0.02)
         yield Bench(Mqtt(settings, parse(LINE)), lambda: list(taken), come)
-        client.disconnect()
-        client.loop_stop()
+        leave_broker(client)
     finally:
         broker.kill()
         broker.wait()

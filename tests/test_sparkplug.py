@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from broker_line import HOST, line
+from left_behind import leave_broker
 from line_worker.errors import SinkError
 from line_worker.sink import make_sink
 from line_worker.wire.messages import HubState
@@ -76,8 +77,7 @@ class Host:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
+        leave_broker(self.client)
 
     def _subscribed(self, *_: object) -> None:
         self.there = True

@@ -42,8 +42,10 @@ class Recipes:
             self._wanted = 0
         elif not self._begun:
             self._begin(now)
-        elif swap is not None and swap.phase is Phase.FAILED:
+        elif swap is not None and swap.new == sha and swap.phase is Phase.FAILED:
             self._refused = f"recipe {self._wanted} cannot be loaded ({swap.detail}); the line keeps what it has"
+        else:
+            self._wanted = 0  # somebody has chosen another bundle since
 
     def _begin(self, now: float) -> None:
         self._begun = True

@@ -12,6 +12,7 @@ import asyncio
 import socket
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -83,8 +84,16 @@ class RegisterServer:
         await server.serve_forever(background=True)
         ready.set()
         await self._stop.wait()
+        await self._turn_away(listener)
         await server.shutdown()
         await asyncio.sleep(0)  # transports close in the loop's next turn
+
+    async def _turn_away(self, listener: socket.socket) -> None:
+        """Accept nobody any more. Of who has been accepted just now, asyncio would forget to close the connection."""
+        asyncio.get_running_loop().remove_reader(listener)
+        accepting = asyncio.all_tasks() - {asyncio.current_task()}
+        if accepting:
+            await asyncio.wait(accepting, timeout=CLOSE_S / 2)
 
     def _make_device(self) -> SimDevice:
         zeros = SimData(self._base, count=self._bank.size, values=0, datatype=DataType.REGISTERS)
@@ -120,7 +129,8 @@ class RegisterServer:
         """Stop listening and drop every connection."""
         if self._thread is None or self._loop is None:
             return
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # its loop has ended by itself
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(timeout=CLOSE_S)
         self._thread = None
 
