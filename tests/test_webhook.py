@@ -421,3 +421,25 @@ def test_a_peer_that_listens_and_never_accepts_is_given_up(tmp_path: Path) -> No
         with pytest.raises(SinkError, match=r"does not answer within 0\.5 s"):
             send(found, outcome(0))
         found.close()
+
+
+def test_a_server_that_drips_while_it_greets_is_given_up_in_bounded_time(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as listener:
+        ended = threading.Event()
+
+        def greet() -> None:
+            with suppress(OSError), listener.accept()[0] as peer:
+                peer.sendall(b"\x16\x03\x03\x10\x00\x02\x00\x0f\xfc")  # a TLS record of 4 KB begins, slower than slowly
+                while not ended.wait(0.1):
+                    peer.sendall(b"\x03")
+
+        server = threading.Thread(target=greet)
+        server.start()
+        found = sink_of(tmp_path, f"https://{HOST}:{listener.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(SinkError, match=r"does not answer within 0\.5 s"):
+            send(found, outcome(0))
+        assert time.monotonic() - start < 3
+        found.close()
+        ended.set()
+        server.join()
