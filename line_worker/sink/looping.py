@@ -27,10 +27,14 @@ class LoopThread:
             TimeoutError: it took longer; it has been cancelled.
             ConnectionError: `close` was called meanwhile.
         """
+        running = asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, timeout_s), self._loop)
         try:
-            return asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, timeout_s), self._loop).result()
+            return running.result(timeout_s + CLOSE_S)  # the loop itself may be blocked
         except CancelledError:
             raise ConnectionError("it was closed") from None
+        except TimeoutError:
+            running.cancel()
+            raise
 
     def close(self) -> None:
         """Cancel what still runs and end the thread, in bounded time; may be called twice."""
