@@ -36,6 +36,8 @@ def test_from_self_test_to_running(station: Clocked) -> None:
     assert station.see(bad_sinks=("sink plc: is not connected",)) is S.SELFTEST
     assert station.see(sources=0) is S.READY
     assert station.station.cause == "no source has announced itself"
+    assert station.see(sources=0, gone_sources=("camera top: cannot be opened",)) is S.READY
+    assert station.station.cause == "camera top: cannot be opened"
     assert station.see() is S.RUNNING
     assert station.station.cause == ""
 

@@ -97,7 +97,8 @@ class Station:
         if facts.missing_sources and waiting:
             self.state, self.cause = StationState.READY, "; ".join(facts.missing_sources)
         elif not facts.sources:
-            self.state, self.cause = StationState.READY, "no source has announced itself"
+            why = "; ".join(facts.gone_sources) or "no source has announced itself"
+            self.state, self.cause = StationState.READY, why
         else:  # a camera that gives no frames does not stop the others
             troubles = dict.fromkeys(facts.missing_sources + facts.bad_sources + facts.gone_sources)
             self.state, self.cause = StationState.RUNNING, "; ".join(troubles)
