@@ -95,7 +95,7 @@ def test_pictures_come_as_the_nodes_say(camera, pixel_format, shape, dtype):
         frames.close()
 
 
-def test_a_camera_that_waits_for_its_trigger_takes_one_picture_for_each(camera):
+def test_a_camera_that_waits_for_its_trigger_takes_one_picture_for_each(camera, capsys):
     waits = {"TriggerSelector": "FrameStart", "TriggerMode": "On", "TriggerSource": "Software"}
     frames = source(nodes=SMALL | {"PixelFormat": "Mono8"} | waits)
     try:
@@ -106,6 +106,10 @@ def test_a_camera_that_waits_for_its_trigger_takes_one_picture_for_each(camera):
             frames.fire()
             assert len(read(frames, 1)) == 1
         assert read(frames, 1, within_s=0.3) == []
+        frames.close()
+        frames = source(nodes=SMALL)
+        frames.open()
+        assert "the camera waits for a trigger; if it should not: nodes.TriggerMode = 'Off'" in capsys.readouterr().out
     finally:
         frames.close()
         camera.kill()  # it would wait for triggers in the next test, too

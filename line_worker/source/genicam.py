@@ -109,6 +109,10 @@ class GenApiNodes:
         """Return what an enumeration takes; nothing for another kind of node."""
         return tuple(map(str, getattr(self._map.get_node(name), "symbolics", ())))
 
+    def text(self, name: str) -> str:
+        """Return a node's value in words."""
+        return str(self._map.get_node(name).value)
+
     def put(self, name: str, value: Value) -> Any:
         """Set a node and return its value as read back; a command is executed, and returns `value`."""
         node = self._map.get_node(name)

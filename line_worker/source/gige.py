@@ -140,6 +140,10 @@ class VivaNodes:
         is_one = self._camera.node_info(name).kind == "Enumeration"
         return tuple(self._camera.available_enum_entries(name)) if is_one else ()
 
+    def text(self, name: str) -> str:
+        """Return a node's value in words."""
+        return str(self._camera.get(name))
+
     def put(self, name: str, value: Value) -> Any:
         """Set a node and return its value as read back; a command is executed, and returns `value`."""
         camera, kind = self._camera, self._camera.node_info(name).kind

@@ -11,6 +11,7 @@ from line_worker.errors import SourceError
 if TYPE_CHECKING:
     from line_worker.config_triggers import Trigger
 
+MODE = "TriggerMode"
 ROUNDED = 0.02  # a camera may set an exposure or a gain this share away from what was asked
 
 Value = bool | int | float | str
@@ -26,6 +27,9 @@ class Nodes(Protocol):
 
     def choices(self, name: str) -> Sequence[str]:
         """Return what an enumeration takes; nothing for another kind of node."""
+
+    def text(self, name: str) -> str:
+        """Return a node's value in words."""
 
     def put(self, name: str, value: Value) -> Any:
         """Set a node and return its value as read back; a command is executed, and returns `value`."""
@@ -60,6 +64,16 @@ def _same(value: Value, found: Any) -> bool:
     return bool(value == found)
 
 
+def waits_unasked(nodes: Nodes, wanted: Mapping[str, Value]) -> bool:
+    """Return whether the camera waits for a trigger that is not `wanted`: what was set once stays in a camera."""
+    if MODE in wanted or MODE not in nodes.names():
+        return False
+    try:
+        return nodes.text(MODE) == "On"
+    except nodes.errors:  # one that cannot be read now
+        return False
+
+
 def trigger_nodes(trigger: Trigger) -> dict[str, Value]:
     """Return the nodes that make a camera wait for a signal at its input; none for other triggers."""
     if trigger.kind != "hardware":
@@ -67,7 +81,7 @@ def trigger_nodes(trigger: Trigger) -> dict[str, Value]:
     edge = {"rising": "RisingEdge", "falling": "FallingEdge"}[trigger.edge]
     return {
         "TriggerSelector": "FrameStart",
-        "TriggerMode": "On",
+        MODE: "On",
         "TriggerSource": trigger.line,
         "TriggerActivation": edge,
     }

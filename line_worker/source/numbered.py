@@ -14,15 +14,18 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import structlog
 
 from line_worker.errors import SourceError
 from line_worker.source import Captured
-from line_worker.source.nodes import Nodes, Value, first_line, set_nodes
+from line_worker.source.nodes import Nodes, Value, first_line, set_nodes, waits_unasked
 from line_worker.source.pixels import Place
 from line_worker.verdicts import Reason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = structlog.get_logger()
 
 LAST_BLOCK = 65535  # GigE Vision 1 counts frames from 1 to this, then again from 1
 MOST_LOST = 10_000  # a larger jump in the numbers is another camera's counting, not loss
@@ -122,6 +125,9 @@ class NumberedFrames(ABC):
         """Set the nodes that are wanted; called before the camera is started."""
         self._nodes = nodes
         set_nodes(nodes, self._wanted)
+        if waits_unasked(nodes, self._wanted):
+            what = "the camera waits for a trigger; if it should not: nodes.TriggerMode = 'Off'"
+            log.warning(what, camera=self._called)
         if not str(self._wanted.get("PixelFormat")).startswith("Mono"):
             import cv2  # noqa: F401 - colours need it: loaded with the first picture, it would cost the next ones
 
