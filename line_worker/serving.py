@@ -70,7 +70,16 @@ def record(read: Callable[[], Config], out: Path, compression: Compression = "no
         RecordingError: `out` cannot be begun, which is said before the line starts, or nothing was recorded.
     """
     check_place(out)
-    code = serve(lambda: with_page(with_recorder(read(), out, compression)))
+    begun = False
+
+    def read_once() -> Config:
+        nonlocal begun
+        if begun:  # its recorder would find its own finished file in its way
+            raise RecordingError(f"{out}: a line does not change while it is recorded; end it, then record again")
+        begun = True
+        return with_page(with_recorder(read(), out, compression))
+
+    code = serve(read_once)
     if not out.exists():
         raise RecordingError(f"{out}: was not finished, so nothing or not all is recorded; the line's log says why")
     if not any(True for _ in read_recording(out)):

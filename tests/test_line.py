@@ -20,7 +20,7 @@ from line_worker.auditing import audit
 from line_worker.config import Config, load, parse
 from line_worker.errors import RecordingError
 from line_worker.rehearsal import Rehearsal
-from line_worker.wire.recording import RecordingMeta, read_recording
+from line_worker.wire.recording import RecordedFrame, RecordingMeta, read_recording
 from line_worker.wire.recording_writer import RecordingWriter
 
 COMMAND = str(Path(sys.executable).parent / "line-worker")
@@ -249,6 +249,21 @@ def test_a_second_ctrl_c_cuts_no_stop_short(line_toml: Path) -> None:
     assert '"at_most_s": ' in log.read_text()
     assert read_recording(out).finished
     assert audit(line_toml.parent / "data" / "journal.sqlite").balanced
+
+
+def test_a_line_that_is_recorded_stays_as_it_is(line_toml: Path) -> None:
+    out, log = line_toml.parent / "shift.mcap", line_toml.parent / "log"
+    command = [COMMAND, "record", str(line_toml), "--out", str(out)]
+    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as record:
+        _wait_for_outcomes(line_toml.parent / "outcomes.jsonl", 5)
+        line_toml.write_text(line_toml.read_text().replace("deadline_ms = ", "deadline_ms = 1"))
+        record.send_signal(signal.SIGHUP)
+        _wait_for_words(log, "a line does not change while it is recorded")
+        _wait_for_outcomes(line_toml.parent / "outcomes.jsonl", 20)
+        record.send_signal(signal.SIGINT)
+        assert record.wait(30) == 0, log.read_text()
+    assert read_recording(out).finished
+    assert sum(isinstance(item, RecordedFrame) for item in read_recording(out)) >= 20
 
 
 def test_a_recording_that_is_there_is_refused_before_the_line_starts(line_toml: Path) -> None:
