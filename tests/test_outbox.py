@@ -11,7 +11,7 @@ import pytest
 
 from line_worker.errors import DecodeError
 from line_worker.hub.journal import Journal
-from line_worker.hub.outbox import WINDOW, Outbox
+from line_worker.hub.outbox import TAP_S, WINDOW, Outbox
 from line_worker.hub.part import Decision, Part
 from line_worker.hub.peers import STRIKES, Peers
 from line_worker.hub.station import Station
@@ -208,19 +208,46 @@ def test_a_sink_that_is_not_known_is_asked_to_say_hello(bench: Bench) -> None:
     assert [h for h in sink.heard if isinstance(h, m.HubState)] == [STATE]
 
 
+FRAME = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (2, 2), "uint8", "gray", 1, "inline")
+TAP = m.Tap(FRAME, b"1234")
+
+
 def test_frames_are_copied_to_those_who_asked(bench: Bench) -> None:
     assert not bench.outbox.wants_frames
-    sink, log = bench.sink("recorder"), bench.sink("log")
-    sink.say(m.SinkHello("recorder", True, True))
+    sink, log = bench.sink("page", durable=False), bench.sink("log")
+    sink.say(m.SinkHello("page", False, True))
     assert bench.outbox.wants_frames
-    frame = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (2, 2), "uint8", "gray", 1, "inline")
-    bench.outbox.tap(m.Tap(frame, b"1234"))
+    bench.outbox.tap(TAP, 0.0)
     sink.turns(0.05)
     assert sink.heard == [], "the workers come first"
     bench.outbox.send_taps()
     sink.turns(1.0, lambda: bool(sink.heard))
     log.turns()
-    assert (sink.heard, log.heard) == ([m.Tap(frame, b"1234")], [])
+    bench.outbox.send_waiting([FRAME.key], 9.0)
+    sink.turns(0.05)
+    assert (sink.heard, log.heard) == ([TAP], []), "once"
+
+
+def test_a_durable_sink_gets_a_frame_with_its_outcome_or_when_that_takes_long(bench: Bench) -> None:
+    recorder = bench.sink("recorder")
+    recorder.say(m.SinkHello("recorder", True, True))
+    slow = replace(FRAME, key=m.FrameKey("l", "c", 1, 1))
+    for one in (FRAME, slow):
+        bench.outbox.tap(m.Tap(one, b"1234"), 10.0)
+    bench.outbox.send_taps()
+    bench.outbox.send_waiting([], 10.0 + TAP_S)
+    recorder.turns(0.05)
+    assert recorder.heard == [], "a picture that is copied now takes the processor from those who decide"
+    bench.outbox.send_waiting([FRAME.key], 10.0 + TAP_S)
+    bench.write(1)
+    recorder.turns(1.0, lambda: len(recorder.heard) == 2)
+    assert [type(one) for one in recorder.heard] == [m.Tap, m.Outcome], "the picture first"
+    bench.outbox.send_waiting([FRAME.key], 10.1 + TAP_S)
+    recorder.turns(1.0, lambda: len(recorder.heard) == 3)
+    assert recorder.heard[2] == m.Tap(slow, b"1234")
+    bench.outbox.send_waiting([FRAME.key, slow.key], 20.0)
+    recorder.turns(0.05)
+    assert len(recorder.heard) == 3, "each once"
 
 
 def test_three_malformed_messages_cut_a_peer_and_only_that_one(bench: Bench) -> None:
@@ -261,7 +288,7 @@ def test_a_shadow_that_hangs_takes_nothing_from_the_others(bench: Bench) -> None
     shadow.say(m.SinkHello("shadow", False, True))
     header = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (1, 1), "uint8", "gray", 0, "inline")
     for _ in range(5000):  # it reads none of them
-        bench.outbox.tap(m.Tap(header, bytes(100)))
+        bench.outbox.tap(m.Tap(header, bytes(100)), 0.0)
     bench.outbox.send_taps()
     [view] = [view for view in bench.outbox.views() if view.name == "shadow"]
     assert view.taps_lost > 1000
@@ -280,7 +307,7 @@ def test_a_page_gets_pictures_out_of_messages_now_and_then_and_all_headers(bench
     def shown(*frames: m.Frame) -> list[tuple[str, bytes]]:
         before = len(page.heard)
         for one in frames:
-            bench.outbox.tap(m.Tap(one, b"1234"))
+            bench.outbox.tap(m.Tap(one, b"1234"), 0.0)
         bench.outbox.send_taps()
         page.turns(1.0, lambda: len(page.heard) == before + len(frames))
         return [(tap.frame.key.camera, tap.pixels) for tap in page.heard[before:] if isinstance(tap, m.Tap)]

@@ -8,17 +8,30 @@ newest row and are forgotten when the hub stops.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
 
 from line_worker.hub.journal import Journal
 from line_worker.hub.peers import Peers
-from line_worker.wire.messages import HubState, Outcome, Select, SinkAck, SinkHello, SinkState, Tap, Trigger
+from line_worker.wire.messages import (
+    FrameKey,
+    HubState,
+    Outcome,
+    Select,
+    SinkAck,
+    SinkHello,
+    SinkState,
+    Tap,
+    Trigger,
+)
 
 log = structlog.get_logger()
 
 WINDOW = 256
+TAP_S = 0.1  # a copy of a frame waits no longer for its outcome
 
 
 @dataclass(slots=True)
@@ -65,6 +78,7 @@ class Outbox:
         self._shadows, self._pages = shadows, pages
         self._readers: dict[str, Reader] = {}
         self._taps: list[Tap] = []
+        self._waiting: dict[FrameKey, tuple[Tap, float]] = {}  # copies for durable sinks, and since when
         self._moved: dict[str, int] = {}  # cursors to be written with the next commit
         self._newest = journal.last_row()
 
@@ -141,12 +155,18 @@ class Outbox:
                     break
                 reader.sent = outcome.row
 
-    def tap(self, tap: Tap) -> None:
-        """Keep a copy of an announced frame for those who asked, until `send_taps`."""
+    def tap(self, tap: Tap, now: float) -> None:
+        """Keep a copy of an announced frame for those who asked; a full queue loses it later, counted.
+
+        Real-time sinks get it with `send_taps`, once the workers have their parts. Durable ones get it with the frame's
+        outcome: a recorder that copies the picture sooner takes the processor from those who decide.
+        """
         self._taps.append(tap)
+        if any(reader.hello.frames and reader.hello.durable for reader in self._readers.values()):
+            self._waiting[tap.frame.key] = (tap, now)
 
     def send_taps(self) -> None:
-        """Send the copies that were kept: once the workers have their parts. A full queue loses them, counted.
+        """Send real-time sinks the copies that were kept.
 
         Of pictures inside messages a page gets one a camera for every sign of life, otherwise headers: one that hangs
         would be owed a queue full of them.
@@ -154,9 +174,23 @@ class Outbox:
         taps, self._taps = self._taps, []
         for tap in taps:
             for name, reader in self._readers.items():
-                told = self._sampled(reader, tap) if name in self._pages and tap.pixels else tap
-                if reader.hello.frames and not self._channel.send(told, reader.peer):
-                    reader.taps_lost += 1
+                if not reader.hello.durable:
+                    self._send_tap(reader, self._sampled(reader, tap) if name in self._pages and tap.pixels else tap)
+
+    def send_waiting(self, released: Iterable[FrameKey], now: float) -> None:
+        """Send durable sinks the copies of `released` frames, and those that have waited for too long."""
+        late = itertools.takewhile(lambda key: now - self._waiting[key][1] > TAP_S, self._waiting)
+        for key in [*released, *late]:
+            if key not in self._waiting:
+                continue
+            tap, _ = self._waiting.pop(key)
+            for reader in self._readers.values():
+                if reader.hello.durable:
+                    self._send_tap(reader, tap)
+
+    def _send_tap(self, reader: Reader, tap: Tap) -> None:
+        if reader.hello.frames and not self._channel.send(tap, reader.peer):
+            reader.taps_lost += 1
 
     @staticmethod
     def _sampled(reader: Reader, tap: Tap) -> Tap:

@@ -161,7 +161,8 @@ class Hub:
 
     def _release(self) -> None:
         now = time.monotonic()  # writing has taken time
-        for part in self.ledger.release():
+        released = list(self.ledger.release())
+        for part in released:
             outcome = self.books.outcome(part, now)
             self.outbox.offer(outcome)
             self.drift.take(outcome)
@@ -174,6 +175,7 @@ class Hub:
                 log.warning("no decision", key=str(outcome.key), reason=Reason(outcome.reason).name)
             self.sources.done(part.key)
         self.sources.send_done()
+        self.outbox.send_waiting((part.key for part in released), now)
         self.outbox.pump(self.books.newest_row)
 
     def _update_station(self, now: float) -> None:

@@ -144,7 +144,7 @@ class Sources:
         if self._ledger.is_settled(frame.key):
             self.done(frame.key)
         if self._outbox.wants_frames:
-            self._outbox.tap(m.Tap(frame, frame.pixels))
+            self._outbox.tap(m.Tap(frame, frame.pixels), now)
 
     def _alive(self, peer: bytes, message: m.SourceAlive, now: float) -> None:
         source = self._current(peer, message.camera, message.epoch)

@@ -1,12 +1,12 @@
 """The recorder: frames and outcomes into an MCAP recording while the line runs.
 
-A frame is copied out of the ring at once, before the source needs its slot again, and written by a thread of its own,
-once an outcome says that the line has just done a part: a picture written meanwhile would share processor, memory and
-disk with the decision and the journal. A slow disk costs pictures, never decisions. What does not fit into the queue,
-or was overwritten before it could be copied, is recorded as missing, with its key. An outcome counts as delivered when
-it is queued: the journal is the book, a recording is a witness, and what a killed recorder had in hand is missing from
-it visibly. Outcomes of parts that came before the recording began (the hub owes them to a durable sink) are
-acknowledged and left out.
+The hub gives a frame together with its outcome: a picture that is copied and written while the part is decided would
+share processor, memory and disk with the decision and the journal. It is copied out of the ring at once, before the
+source needs its slot again, and written by a thread of its own. A slow disk costs pictures, never decisions. What does
+not fit into the queue, or was overwritten before it could be copied, is recorded as missing, with its key. An outcome
+counts as delivered when it is queued: the journal is the book, a recording is a witness, and what a killed recorder had
+in hand is missing from it visibly. Outcomes of parts that came before the recording began (the hub owes them to a
+durable sink) are acknowledged and left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 TELL_S = 1.0
-HOLD_S = 0.1  # a picture waits no longer for an outcome before it is written
 QUEUE_ITEMS = 20_000  # triggers and outcomes waiting for the disk
 
 Task = Callable[[], None]
@@ -94,7 +93,6 @@ class Recorder(QuietSink):
             if self._thread.tasks.qsize() >= QUEUE_ITEMS:
                 raise SinkError(f"{self._path}: the disk does not keep up; outcomes wait")
             self._thread.put(functools.partial(self._thread.writer.outcome, outcome, _wall_ns()))
-            self._thread.write()
             self._delivered.add(outcome.key)
         return True
 
@@ -122,9 +120,7 @@ class Recorder(QuietSink):
         self._untold[why] += 1
 
     def poll(self, now: float) -> None:
-        """Write what no outcome has come for; say what was missed, once a second: the disk may be slow as it is."""
-        if self._thread is not None and self._thread.held_s(now) > HOLD_S:
-            self._thread.write()
+        """Say what was missed, once a second: the disk may be slow as it is."""
         if self._untold and now - self._told_at >= TELL_S:
             log.warning("pictures are missing from the recording", count=self._untold.total(), why=dict(self._untold))
             self._untold.clear()
@@ -180,31 +176,16 @@ class WriterThread(threading.Thread):
         self.tasks: queue.SimpleQueue[tuple[Task, int] | None] = queue.SimpleQueue()
         self.failure = ""
         self.waiting_bytes = 0
-        self._held: list[tuple[Task, int]] = []  # not to be written yet
-        self._held_at = 0.0
         self._lock = threading.Lock()
 
     def put(self, task: Task, nbytes: int = 0) -> None:
-        """Keep a task, that holds `nbytes` of memory, until `write`."""
+        """Queue a task that holds `nbytes` of memory."""
         with self._lock:
             self.waiting_bytes += nbytes
-        if not self._held:
-            self._held_at = time.monotonic()
-        self._held.append((task, nbytes))
-
-    def held_s(self, now: float) -> float:
-        """Return for how long the oldest task has been kept."""
-        return now - self._held_at if self._held else 0.0
-
-    def write(self) -> None:
-        """Queue what was kept."""
-        held, self._held = self._held, []
-        for task in held:
-            self.tasks.put(task)
+        self.tasks.put((task, nbytes))
 
     def finish(self) -> None:
-        """Write what is kept and queued, close the file, end."""
-        self.write()
+        """Write what is queued, close the file, end."""
         self.tasks.put(None)
         self.join()
 
