@@ -139,6 +139,16 @@ def test_every_trigger_counts_and_a_full_window_still_announces_the_header(rig: 
     assert rig.trigger().place == "ring"
 
 
+def test_what_the_hub_has_decided_meanwhile_makes_room(short_path: Path) -> None:
+    rig = Rig(short_path, window=1)
+    try:
+        for seq in range(3):
+            assert rig.trigger().place == "ring", "its source had no turn since the one before was decided"
+            rig.hub.say(m.FrameDone("cam", rig.announcer.epoch, (seq,)))
+    finally:
+        rig.close()
+
+
 @pytest.mark.parametrize(
     ("captured", "reason"),
     [

@@ -72,6 +72,8 @@ class Announcer:
 
     def announce(self, captured: Captured) -> None:
         """Give the trigger its sequence number and tell the hub."""
+        if not self.has_room:
+            self._listen()  # while this picture was waited for the hub may have decided the one before
         seq, self.next_seq = self.next_seq, self.next_seq + 1
         if len(self._pending) >= MAX_PENDING:
             return  # the hub is away: the gap in the sequence speaks
@@ -87,8 +89,7 @@ class Announcer:
 
     def turn(self) -> None:
         """Take what the hub says; say that we are alive; announce again what seems lost."""
-        for received in self._channel.receive():
-            self._take(received.message)
+        self._listen()
         now = time.monotonic()
         if now - self._alive_at >= ALIVE_S:
             self._alive_at = now
@@ -161,6 +162,10 @@ class Announcer:
             part_id=captured.part_id,
             trigger=captured.trigger,
         )
+
+    def _listen(self) -> None:
+        for received in self._channel.receive():
+            self._take(received.message)
 
     def _send(self, pending: Pending, now: float) -> None:
         self._channel.send(dataclasses.replace(pending.frame, age_ms=(now - pending.at) * 1000))
