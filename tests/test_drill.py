@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from line_worker.cli import main
 from line_worker.drill.books import Books, Row, examine
 from line_worker.drill.plan import KINDS, WEIGHTS, plan
 from line_worker.drill.run import Asked, drill
+from line_worker.drill.witness import Beats
 from line_worker.errors import ConfigError
 from line_worker.sink.collect import Collector
 from line_worker.sink.run import Runner
+from line_worker.verdicts import StationState
 from line_worker.wire import messages as m
 from line_worker.wire.links import OUTCOMES
 from line_worker.wire.sockets import Wire
@@ -190,3 +193,15 @@ def test_a_real_time_sink_that_was_stopped_counts_the_time_an_outcome_has_waited
     finally:
         far.close()
         hub.close()
+
+
+def test_a_line_that_is_only_starting_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[Any] = []
+    clock = [100.0]
+    monkeypatch.setattr("line_worker.drill.witness.time.monotonic", lambda: clock[0])
+    beats = Beats(SimpleNamespace(watcher=SimpleNamespace(states=states)))  # type: ignore[arg-type]
+    for at in (105.0, 105.1, 107.1, 107.2):  # the hub needs five seconds to start, and is silent for two later
+        clock[0] = at
+        states.append(SimpleNamespace(state=StationState.RUNNING))
+        beats.turn()
+    assert beats.silences == [(105.1, 107.1)]

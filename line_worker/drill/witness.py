@@ -79,7 +79,7 @@ class Beats:
 
     def __init__(self, rehearsal: Rehearsal) -> None:
         self._states, self._seen = rehearsal.watcher.states, 0
-        self._last = time.monotonic()
+        self._last = float("inf")  # a line that is only starting is not silent
         self.silences: list[tuple[float, float]] = []
         self.running = False
 
