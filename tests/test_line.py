@@ -230,6 +230,24 @@ def test_a_line_whose_bundles_are_not_there_does_not_start(line_toml: Path) -> N
     assert [p.name for p in line_toml.parent.iterdir()] == ["line.toml"]
 
 
+def test_who_decides_comes_before_who_watches_where_that_is_allowed(line_toml: Path) -> None:
+    def niceness(pid: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, pid)
+
+    with subprocess.Popen([COMMAND, "serve", str(line_toml)], stderr=subprocess.DEVNULL) as serve:
+        _wait_for_outcomes(line_toml.parent / "outcomes.jsonl", 5)
+        found: dict[str, int] = {}
+        for pid in set(_processes_with(str(line_toml.parent / "run"))) - {serve.pid}:
+            arguments = _arguments(pid)
+            role = arguments[arguments.index("line_worker.role") + 2 :]
+            found[role[1] if role[0] == "sink" else role[0]] = niceness(pid)
+        serve.send_signal(signal.SIGINT)
+    own = niceness(os.getpid())
+    may = subprocess.run([sys.executable, "-c", "import os; os.nice(-5)"], stderr=subprocess.DEVNULL).returncode == 0
+    wanted = {"source": -5, "hub": -5, "worker": -3} if may else {"source": 0, "hub": 0, "worker": 0}
+    assert {role: nice - own for role, nice in found.items()} == wanted | {"log": 0, "live": 10}
+
+
 def test_a_second_ctrl_c_cuts_no_stop_short(line_toml: Path) -> None:
     out, log = line_toml.parent / "shift.mcap", line_toml.parent / "log"
     command = [COMMAND, "record", str(line_toml), "--out", str(out)]

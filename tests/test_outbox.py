@@ -212,40 +212,42 @@ FRAME = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (2, 2), "uint8", "gray", 1
 TAP = m.Tap(FRAME, b"1234")
 
 
-def test_frames_are_copied_to_those_who_asked(bench: Bench) -> None:
+def shown(seq: int) -> m.Outcome:
+    return m.Outcome(
+        *(seq + 1, m.FrameKey("l", "c", 1, seq), "PASS", 0, 0.1, 1.0, (), "b", "w", 1, "", 0, 1.0, 500.0, 1.7e9, {})
+    )
+
+
+def test_frames_are_copied_to_those_who_asked_with_their_outcomes(bench: Bench) -> None:
     assert not bench.outbox.wants_frames
-    sink, log = bench.sink("page", durable=False), bench.sink("log")
-    sink.say(m.SinkHello("page", False, True))
+    page, plc = bench.sink("page", durable=False), bench.sink("plc", durable=False)
+    page.say(m.SinkHello("page", False, True))
     assert bench.outbox.wants_frames
-    bench.outbox.tap(TAP, 0.0)
-    sink.turns(0.05)
-    assert sink.heard == [], "the workers come first"
-    bench.outbox.send_taps()
-    sink.turns(1.0, lambda: bool(sink.heard))
-    log.turns()
-    bench.outbox.send_waiting([FRAME.key], 9.0)
-    sink.turns(0.05)
-    assert (sink.heard, log.heard) == ([TAP], []), "once"
+    bench.outbox.tap(TAP, 10.0)
+    bench.outbox.offer(shown(0))
+    bench.outbox.follow([], 10.0 + TAP_S)
+    page.turns(0.05)
+    assert page.heard == [], "who is told now takes the processor from those who decide"
+    bench.outbox.follow([shown(0)], 10.0 + TAP_S)
+    page.turns(1.0, lambda: len(page.heard) == 2)
+    plc.turns(1.0, lambda: bool(plc.heard))
+    assert (page.heard, plc.heard) == ([TAP, shown(0)], [shown(0)])
 
 
-def test_a_durable_sink_gets_a_frame_with_its_outcome_or_when_that_takes_long(bench: Bench) -> None:
+def test_a_frame_that_waits_long_for_its_outcome_goes_without(bench: Bench) -> None:
     recorder = bench.sink("recorder")
     recorder.say(m.SinkHello("recorder", True, True))
     slow = replace(FRAME, key=m.FrameKey("l", "c", 1, 1))
     for one in (FRAME, slow):
         bench.outbox.tap(m.Tap(one, b"1234"), 10.0)
-    bench.outbox.send_taps()
-    bench.outbox.send_waiting([], 10.0 + TAP_S)
-    recorder.turns(0.05)
-    assert recorder.heard == [], "a picture that is copied now takes the processor from those who decide"
-    bench.outbox.send_waiting([FRAME.key], 10.0 + TAP_S)
+    bench.outbox.follow([shown(0)], 10.0)
     bench.write(1)
     recorder.turns(1.0, lambda: len(recorder.heard) == 2)
     assert [type(one) for one in recorder.heard] == [m.Tap, m.Outcome], "the picture first"
-    bench.outbox.send_waiting([FRAME.key], 10.1 + TAP_S)
+    bench.outbox.follow([], 10.1 + TAP_S)
     recorder.turns(1.0, lambda: len(recorder.heard) == 3)
     assert recorder.heard[2] == m.Tap(slow, b"1234")
-    bench.outbox.send_waiting([FRAME.key, slow.key], 20.0)
+    bench.outbox.follow([shown(0), shown(1)], 20.0)
     recorder.turns(0.05)
     assert len(recorder.heard) == 3, "each once"
 
@@ -287,9 +289,9 @@ def test_a_shadow_that_hangs_takes_nothing_from_the_others(bench: Bench) -> None
     shadow, store = bench.sink("shadow", durable=False), bench.sink("store")
     shadow.say(m.SinkHello("shadow", False, True))
     header = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (1, 1), "uint8", "gray", 0, "inline")
-    for _ in range(5000):  # it reads none of them
-        bench.outbox.tap(m.Tap(header, bytes(100)), 0.0)
-    bench.outbox.send_taps()
+    for seq in range(5000):  # it reads none of them
+        bench.outbox.tap(m.Tap(replace(header, key=m.FrameKey("l", "c", 1, seq)), bytes(100)), 0.0)
+    bench.outbox.follow([], 1.0)
     [view] = [view for view in bench.outbox.views() if view.name == "shadow"]
     assert view.taps_lost > 1000
     bench.write(20)
@@ -304,15 +306,15 @@ def test_a_page_gets_pictures_out_of_messages_now_and_then_and_all_headers(bench
     frame = m.Frame(m.FrameKey("l", "c", 1, 0), 0.0, 1.0, (2, 2), "uint8", "gray", 1, "inline")
     other = replace(frame, key=m.FrameKey("l", "d", 1, 0))
 
-    def shown(*frames: m.Frame) -> list[tuple[str, bytes]]:
+    def seen(*frames: m.Frame) -> list[tuple[str, bytes]]:
         before = len(page.heard)
         for one in frames:
             bench.outbox.tap(m.Tap(one, b"1234"), 0.0)
-        bench.outbox.send_taps()
+            bench.outbox.follow([], 1.0)
         page.turns(1.0, lambda: len(page.heard) == before + len(frames))
         return [(tap.frame.key.camera, tap.pixels) for tap in page.heard[before:] if isinstance(tap, m.Tap)]
 
-    assert shown(frame, frame, other) == [("c", b"1234"), ("c", b""), ("d", b"1234")], "one a camera"
-    assert shown(frame, other) == [("c", b""), ("d", b"")], "one that hangs is owed no queue of pictures"
+    assert seen(frame, frame, other) == [("c", b"1234"), ("c", b""), ("d", b"1234")], "one a camera"
+    assert seen(frame, other) == [("c", b""), ("d", b"")], "one that hangs is owed no queue of pictures"
     page.say(m.SinkState("live", True, ""))
-    assert shown(frame) == [("c", b"1234")], "it is alive"
+    assert seen(frame) == [("c", b"1234")], "it is alive"

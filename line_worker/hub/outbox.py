@@ -9,7 +9,7 @@ newest row and are forgotten when the hub stops.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -77,8 +77,7 @@ class Outbox:
         self._peers, self._channel, self._journal, self._expected = peers, peers.channel, journal, expected
         self._shadows, self._pages = shadows, pages
         self._readers: dict[str, Reader] = {}
-        self._taps: list[Tap] = []
-        self._waiting: dict[FrameKey, tuple[Tap, float]] = {}  # copies for durable sinks, and since when
+        self._waiting: dict[FrameKey, tuple[Tap, float]] = {}  # copies of frames, and since when
         self._moved: dict[str, int] = {}  # cursors to be written with the next commit
         self._newest = journal.last_row()
 
@@ -137,11 +136,28 @@ class Outbox:
         return moved
 
     def offer(self, outcome: Outcome) -> None:
-        """Send a released outcome to the real-time sinks; the durable ones are fed by `pump`."""
+        """Send a released outcome to the real-time sinks that want no frames; `follow` and `pump` serve the others."""
         self._newest = max(self._newest, outcome.row)
         for reader in self._readers.values():
-            if not reader.hello.durable:
+            if not (reader.hello.durable or reader.hello.frames):
                 self._channel.send(outcome, reader.peer)
+
+    def follow(self, released: Sequence[Outcome], now: float) -> None:
+        """Send those who look at frames the copies that belong to `released`, and real-time ones these outcomes, too.
+
+        A frame that has waited for its outcome for too long goes without.
+        """
+        lookers = [(name, reader) for name, reader in self._readers.items() if reader.hello.frames]
+        late = itertools.takewhile(lambda key: now - self._waiting[key][1] > TAP_S, self._waiting)
+        for key in [*(outcome.key for outcome in released), *late]:
+            if key in self._waiting:
+                tap, _ = self._waiting.pop(key)
+                for name, reader in lookers:
+                    self._send_tap(name, reader, tap)
+        for outcome in released:
+            for _, reader in lookers:
+                if not reader.hello.durable:
+                    self._channel.send(outcome, reader.peer)
 
     def pump(self, newest: int) -> None:
         """Send durable sinks what they are owed, as far as their windows allow. `newest` is the last committed row."""
@@ -156,40 +172,20 @@ class Outbox:
                 reader.sent = outcome.row
 
     def tap(self, tap: Tap, now: float) -> None:
-        """Keep a copy of an announced frame for those who asked; a full queue loses it later, counted.
+        """Keep a copy of an announced frame for those who asked, until `follow`.
 
-        Real-time sinks get it with `send_taps`, once the workers have their parts. Durable ones get it with the frame's
-        outcome: a recorder that copies the picture sooner takes the processor from those who decide.
+        Whoever copies a picture, or is only told of it, sooner takes the processor from those who decide.
         """
-        self._taps.append(tap)
-        if any(reader.hello.frames and reader.hello.durable for reader in self._readers.values()):
-            self._waiting[tap.frame.key] = (tap, now)
+        self._waiting[tap.frame.key] = (tap, now)
 
-    def send_taps(self) -> None:
-        """Send real-time sinks the copies that were kept.
+    def _send_tap(self, name: str, reader: Reader, tap: Tap) -> None:
+        """Send a copy; a full queue loses it, counted.
 
         Of pictures inside messages a page gets one a camera for every sign of life, otherwise headers: one that hangs
         would be owed a queue full of them.
         """
-        taps, self._taps = self._taps, []
-        for tap in taps:
-            for name, reader in self._readers.items():
-                if not reader.hello.durable:
-                    self._send_tap(reader, self._sampled(reader, tap) if name in self._pages and tap.pixels else tap)
-
-    def send_waiting(self, released: Iterable[FrameKey], now: float) -> None:
-        """Send durable sinks the copies of `released` frames, and those that have waited for too long."""
-        late = itertools.takewhile(lambda key: now - self._waiting[key][1] > TAP_S, self._waiting)
-        for key in [*released, *late]:
-            if key not in self._waiting:
-                continue
-            tap, _ = self._waiting.pop(key)
-            for reader in self._readers.values():
-                if reader.hello.durable:
-                    self._send_tap(reader, tap)
-
-    def _send_tap(self, reader: Reader, tap: Tap) -> None:
-        if reader.hello.frames and not self._channel.send(tap, reader.peer):
+        told = self._sampled(reader, tap) if name in self._pages and tap.pixels else tap
+        if not self._channel.send(told, reader.peer):
             reader.taps_lost += 1
 
     @staticmethod

@@ -130,7 +130,6 @@ class Hub:
         if self.stopping:
             self.ledger.stop(now)
         self.workers.lease(now)
-        self.outbox.send_taps()
         beat = now - self._beat_at >= BEAT_S
         self._record(now, beat=beat)
         self._release()
@@ -161,9 +160,9 @@ class Hub:
 
     def _release(self) -> None:
         now = time.monotonic()  # writing has taken time
-        released = list(self.ledger.release())
-        for part in released:
-            outcome = self.books.outcome(part, now)
+        released = []
+        for part in self.ledger.release():
+            released.append(outcome := self.books.outcome(part, now))
             self.outbox.offer(outcome)
             self.drift.take(outcome)
             if part.challenge and not part.gathered:  # of a gathered part its views are known to be bad, and counted
@@ -175,7 +174,7 @@ class Hub:
                 log.warning("no decision", key=str(outcome.key), reason=Reason(outcome.reason).name)
             self.sources.done(part.key)
         self.sources.send_done()
-        self.outbox.send_waiting((part.key for part in released), now)
+        self.outbox.follow(released, now)
         self.outbox.pump(self.books.newest_row)
 
     def _update_station(self, now: float) -> None:

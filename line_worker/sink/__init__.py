@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from line_worker.wire.messages import Crop, Frame, HubState, Outcome
 
 
-URGENT = -5  # the priority of sinks for which parts wait, where the process may have it
-
-
 class PartHere(NamedTuple):
     """A part has come, which triggers the cameras that wait for this sink: its count, its id, when it came (seconds).
 

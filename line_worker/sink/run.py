@@ -10,18 +10,16 @@ sink is closed in bounded time, the process exits 0.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 import structlog
 
 from line_worker.config import Config
 from line_worker.config import Sink as SinkConfig
 from line_worker.errors import DecodeError, SinkError
-from line_worker.health import Notifier, StopFlag, only_one
+from line_worker.health import Notifier, StopFlag, come_before, only_one
 from line_worker.joining import check_sink, open_wire
 from line_worker.lapse import Lapse
 from line_worker.sink import Sink, make_sink
@@ -173,8 +171,7 @@ def run(config: Config, sink_config: SinkConfig) -> int:
     with only_one(config.line.runtime, f"sink-{sink_config.name}"):
         check_sink(config, sink_config)
         sink = make_sink(sink_config, config)
-        with suppress(PermissionError):  # to come before others is for those who may, to give way is for all
-            os.nice(sink.nice)
+        come_before(sink.nice)
         wire = open_wire(config, "sink")
         runner = Runner(sink_config.name, sink, wire)
         notifier.ready(f"{sink_config.kind} sink")
