@@ -44,11 +44,14 @@ from line_worker.joining import open_wire
 from line_worker.lapse import Heard, Lapse
 from line_worker.verdicts import Reason, Verdict
 from line_worker.wire.links import FRAMES, OUTCOMES, WORK
-from line_worker.wire.messages import HubState, Select, Trigger
+from line_worker.wire.messages import HubState, Outcome, Select, Trigger
 
 log = structlog.get_logger()
 
 BEAT_S = 0.05
+FEED_S = (
+    0.001  # by then PLC sinks have had the processors: a log or a recorder right behind them cost half a millisecond
+)
 
 
 class Hub:
@@ -86,6 +89,8 @@ class Hub:
         self.challenge_parts = {c.name: c.challenge_parts for c in config.cameras}
         self.stopping = False
         self._beat, self._beat_at = 0, 0.0
+        self._released: list[Outcome] = []  # those that `_feed` shows from `_feed_at` on
+        self._feed_at = 0.0
         self.ledger.distrusted = self.guard.distrusted
         if changeover.problem:
             self.ledger.without_workers = Reason.NO_MODEL
@@ -112,7 +117,7 @@ class Hub:
         """Sleep until something arrives, the next deadline, or the next beat."""
         due = self.ledger.next_due()
         limit = now + PROBE_S if due is not None else self._beat_at + BEAT_S
-        limit = min(limit, limit if due is None else due)
+        limit = min(limit, limit if due is None else due, self._feed_at if self._released else limit)
         self._lapse.note(self._took_at, now)  # a turn that took so long was one in which we were stopped
         waiting = self.wire.wait(limit - now)
         self._heard = Heard(self._took_at if waiting else now, waiting, limit)
@@ -133,6 +138,7 @@ class Hub:
         beat = now - self._beat_at >= BEAT_S
         self._record(now, beat=beat)
         self._release()
+        self._feed(now)
         self.guard.watch(now)
         self._update_station(now)
         if beat:
@@ -160,9 +166,10 @@ class Hub:
 
     def _release(self) -> None:
         now = time.monotonic()  # writing has taken time
-        released = []
+        if not self._released:
+            self._feed_at = now + FEED_S
         for part in self.ledger.release():
-            released.append(outcome := self.books.outcome(part, now))
+            self._released.append(outcome := self.books.outcome(part, now))
             self.outbox.offer(outcome)
             self.drift.take(outcome)
             if part.challenge and not part.gathered:  # of a gathered part its views are known to be bad, and counted
@@ -174,6 +181,12 @@ class Hub:
                 log.warning("no decision", key=str(outcome.key), reason=Reason(outcome.reason).name)
             self.sources.done(part.key)
         self.sources.send_done()
+
+    def _feed(self, now: float) -> None:
+        """Show what was released to those for whom no part waits: durable sinks, and whoever looks at frames."""
+        if self._released and now < self._feed_at:
+            return
+        released, self._released = self._released, []
         self.outbox.follow(released, now)
         self.outbox.pump(self.books.newest_row)
 
@@ -257,6 +270,11 @@ class Hub:
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
+    @property
+    def settled(self) -> bool:
+        """Whether everybody has been shown everything, and durable sinks that can take it have it for good."""
+        return not self._released and self.outbox.settled
+
     def stop(self) -> None:
         """From now on nothing is open any longer than a turn, and nothing passes."""
         self.stopping, self._beat_at = True, 0.0
@@ -306,6 +324,6 @@ def _finish(hub: Hub, config: Config, notifier: Notifier) -> None:
     hub.stop()
     hub.turn(time.monotonic())
     until = time.monotonic() + config.line.stop_s
-    while not hub.outbox.settled and time.monotonic() < until:
+    while not hub.settled and time.monotonic() < until:
         _turn(hub, notifier)
     log.info("hub stops", counts=dict(hub.ledger.counts))
