@@ -69,7 +69,7 @@ class Sink(Protocol):
         """Take the hub's state."""
 
     def tap(self, frame: Frame, inline: bytes) -> None:
-        """Take a copy of an announced frame."""
+        """Take a copy of an announced frame: right before its outcome or, when that takes long, sooner."""
 
     def crop(self, crop: Crop) -> None:
         """Take a picture of an anomaly."""
