@@ -1,9 +1,9 @@
 """The shadow: a second bundle judges the line's own pictures, decides nothing, and its disagreements are kept.
 
 The hub tells of a frame when the line has decided it, or has taken long; then it is copied out of the ring, and it is
-judged once its outcome is there, so that the two do not compete for the same moment. Lossy by design: it is no durable sink (the hub owes it nothing), holds at most
-`SHADOW_FRAMES` pictures, and what it has no room or no picture for is counted by why. It waits for
-nothing, and nothing waits for it.
+judged once its outcome is there, so that the two do not compete for the same moment. Lossy by design: it is no durable
+sink (the hub owes it nothing), holds at most `SHADOW_FRAMES` pictures, and what it has no room or no picture for is
+counted by why. It waits for nothing, and nothing waits for it.
 """
 
 from __future__ import annotations
