@@ -25,14 +25,7 @@ from line_worker.errors import AlreadyRunning
 from line_worker.repeats import RepeatLimit
 
 PR_SET_PDEATHSIG = 1
-URGENT, SOON = -5, -3  # priorities: of what a part's answer passes through, of what computes it
 ALIVE_S = 0.2  # a watchdog is fed at most this often, however fast the loop turns
-
-
-def come_before(nice: int) -> None:
-    """Take this priority, before other processes or (positive) after them: to come before is for those who may."""
-    with contextlib.suppress(PermissionError):
-        os.nice(nice)
 
 
 class Notifier:

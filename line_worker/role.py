@@ -18,8 +18,9 @@ import structlog
 from line_worker.activation import activated
 from line_worker.config import Config, load
 from line_worker.errors import ConfigError, LineWorkerError
-from line_worker.health import SOON, URGENT, come_before, configure_logging, die_with_parent
+from line_worker.health import configure_logging, die_with_parent
 from line_worker.memory import keep_large_buffers
+from line_worker.priority import SOON, URGENT, take_priority
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ def run_role(config: Config, role: str, name: str = "") -> int:
         ConfigError: `name` is not in the configuration.
     """
     config = activated(config)
-    come_before(PRIORITIES.get(role, 0))
+    take_priority(PRIORITIES.get(role, 0))
     if role == "hub":
         from line_worker.hub.run import run as run_hub
 

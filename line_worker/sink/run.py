@@ -19,9 +19,10 @@ import structlog
 from line_worker.config import Config
 from line_worker.config import Sink as SinkConfig
 from line_worker.errors import DecodeError, SinkError
-from line_worker.health import Notifier, StopFlag, come_before, only_one
+from line_worker.health import Notifier, StopFlag, only_one
 from line_worker.joining import check_sink, open_wire
 from line_worker.lapse import Lapse
+from line_worker.priority import take_priority
 from line_worker.sink import Sink, make_sink
 from line_worker.sink.asks import Asks
 from line_worker.wire import messages as m
@@ -171,7 +172,7 @@ def run(config: Config, sink_config: SinkConfig) -> int:
     with only_one(config.line.runtime, f"sink-{sink_config.name}"):
         check_sink(config, sink_config)
         sink = make_sink(sink_config, config)
-        come_before(sink.nice)
+        take_priority(sink.nice)
         wire = open_wire(config, "sink")
         runner = Runner(sink_config.name, sink, wire)
         notifier.ready(f"{sink_config.kind} sink")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from line_worker.errors import SinkError
-from line_worker.health import URGENT
+from line_worker.priority import URGENT
 from line_worker.sink import QuietSink
 from line_worker.sink.gpio.chip import Wiring, chip_of
 from line_worker.sink.gpio.keeper import READY

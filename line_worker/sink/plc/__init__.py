@@ -19,7 +19,7 @@ import structlog
 
 from line_worker.config import Config, OpcUaSink, PlcSink, WrittenPlc
 from line_worker.errors import SinkError
-from line_worker.health import URGENT
+from line_worker.priority import URGENT
 from line_worker.sink import Ask, QuietSink
 from line_worker.sink.plc.handshake import Handshake
 from line_worker.sink.plc.registers import Plc, decode
