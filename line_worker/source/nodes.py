@@ -66,11 +66,9 @@ def _same(value: Value, found: Any) -> bool:
 
 def waits_unasked(nodes: Nodes, wanted: Mapping[str, Value]) -> bool:
     """Return whether the camera waits for a trigger that is not `wanted`: what was set once stays in a camera."""
-    if MODE in wanted or MODE not in nodes.names():
-        return False
     try:
-        return nodes.text(MODE) == "On"
-    except nodes.errors:  # one that cannot be read now
+        return MODE not in wanted and nodes.text(MODE) == "On"
+    except nodes.errors:  # it has no such node, or does not tell
         return False
 
 
