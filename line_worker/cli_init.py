@@ -43,6 +43,8 @@ def _check_place(out: Path) -> None:
     try:
         if out.exists():
             raise ConfigError(str(out), ["is there already and is not overwritten; give another name"])
+        if out.parent.exists() and not out.parent.is_dir():
+            raise ConfigError(str(out), [f"{out.parent} is a file, nothing was written; give another name"])
         if not out.parent.is_dir():
             raise ConfigError(str(out), [f"the folder {out.parent} does not exist, nothing was written; make it first"])
     except OSError as error:

@@ -98,6 +98,9 @@ def test_answers_that_make_no_sense_write_nothing(tmp_path: Path, answer: str):
 def test_a_folder_that_is_not_there_or_takes_nothing_is_told(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="nowhere does not exist, nothing was written; make it first"):
         run(tmp_path / "nowhere" / "line.toml")  # and nothing is asked before
+    (tmp_path / "FILE").touch()
+    with pytest.raises(ConfigError, match="FILE is a file, nothing was written; give another name"):
+        run(tmp_path / "FILE" / "line.toml")
 
     def refused(*asked: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
