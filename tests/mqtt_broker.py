@@ -15,6 +15,7 @@ import pytest
 
 from plc_process import Wire
 from plc_station import wait_for
+from stopping import send_signal
 
 HOST = "127.0.0.1"
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -54,7 +55,7 @@ class Mosquitto:
 
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
-        self.process.send_signal(number)
+        send_signal(self.process.pid, number)
 
     def kill(self) -> None:
         assert self.process is not None

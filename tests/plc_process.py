@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from plc_station import HOST, QUEUED, Station, outcome, wait_for
+from stopping import send_signal
 
 DB, BASE = 5, 40
 
@@ -52,7 +52,7 @@ class PlcProcess:
 
     def signal(self, what: signal.Signals) -> None:
         assert self._process is not None
-        os.kill(self._process.pid, what)
+        send_signal(self._process.pid, what)
 
     def kill(self) -> None:
         if self._process is not None:

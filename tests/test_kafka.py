@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from broker_line import HOST, free_port, sink_of
 from line_worker.errors import ConfigError, SinkError
 from plc_station import outcome
+from stopping import send_signal
 
 kafka = pytest.importorskip("confluent_kafka", reason="confluent-kafka is missing: pip install 'line-worker[kafka]'")
 
@@ -38,7 +38,7 @@ class Cluster:
         self.servers = self.process.stdout.readline().strip().split(",")
 
     def send(self, what: signal.Signals) -> None:
-        os.kill(self.process.pid, what)
+        send_signal(self.process.pid, what)
 
     def kill(self) -> None:
         self.process.kill()
@@ -130,7 +130,7 @@ def test_brokers_that_stand_still_store_nothing_that_counts_and_get_it_again(
             sink.deliver(outcome(1), 0.0)
     finally:
         cluster.send(signal.SIGCONT)
-    monkeypatch.setattr("line_worker.sink.kafka.topic.CONNECT_S", 5.0)
+    monkeypatch.undo()  # brokers that have just gone on need their time
     assert sink.deliver(outcome(1), 0.0)
     sink.settle()
     assert sink.reachable() == (True, "")

@@ -24,6 +24,7 @@ from broker_line import HOST, free_port, serve, sink_of
 from line_worker.errors import ConfigError, SinkError
 from mqtt_broker import certificate
 from plc_station import outcome, wait_for
+from stopping import send_signal
 
 nats = pytest.importorskip("nats", reason="nats-py is missing: pip install 'line-worker[nats]'")
 SERVER = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -57,7 +58,7 @@ class Server:
 
     def send(self, what: signal.Signals) -> None:
         assert self.process is not None
-        os.kill(self.process.pid, what)
+        send_signal(self.process.pid, what)
 
     def kill(self) -> None:
         if self.process is not None:

@@ -24,6 +24,7 @@ from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.supervisor import Supervisor
 from line_worker.verdicts import Reason, RecipeState, StationState
 from line_worker.wire import control
+from stopping import send_signal
 
 PATIENCE_S = 60.0
 PARTS = 12
@@ -115,11 +116,11 @@ def test_every_triggered_part_gets_one_verdict_of_both_cameras(run: Run) -> None
     ]
     assert all(one.accepted for one in results), Counter(one.why for one in results)
 
-    os.kill(run.line.pids("source")[0], signal.SIGSTOP)  # one camera sees nothing any more
+    send_signal(run.line.pids("source")[0], signal.SIGSTOP)  # one camera sees nothing any more
     run.trigger("half seen")
     assert run.plc.books[-1].accepted is False
     assert (run.plc.books[-1].part_id, run.plc.books[-1].reason16) == ("half seen", Reason.NO_FRAME)
-    os.kill(run.line.pids("source")[0], signal.SIGCONT)
+    send_signal(run.line.pids("source")[0], signal.SIGCONT)
 
     assert run.line.stop() == 0
     books = audit(run.config.journal_path)
