@@ -8,7 +8,6 @@ has drawn.
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from bench.line import Load, line_config, quantiles
 from bench.viewer import Viewer
 from line_worker.config import Config, LiveSink
 from line_worker.errors import LineWorkerError
+from line_worker.ports import free_port
 from line_worker.rehearsal import Rehearsal, Watcher
 from line_worker.source.drawing import draw_part
 
@@ -93,8 +93,7 @@ def _endless(load: Load, folder: Path) -> Load:
 
 
 def _with_page(config: Config) -> Config:
-    with socket.create_server((HOST, 0)) as found:
-        port = int(found.getsockname()[1])
+    port = free_port()
     return config.model_copy(update={"sinks": (LiveSink(kind="live", host=HOST, port=port),)})
 
 

@@ -8,7 +8,6 @@ share, and acknowledges; it knows nothing of the sink but its protocol.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 
 from line_worker.config import Config, parse
 from line_worker.errors import SinkError
+from line_worker.ports import free_port
 from line_worker.sink.plc import PlcOutput
 from line_worker.wire.messages import FrameKey, HubState, Outcome
 
@@ -49,7 +49,7 @@ def measure(via: str, rate: float, seconds: float) -> Way:
     Raises:
         SinkError: the sink cannot listen, or its PLC does not come.
     """
-    output = _sink(_config(via, _free_port()))
+    output = _sink(_config(via, free_port()))
     with _priority(output.nice):
         output.open()
         try:
@@ -89,11 +89,6 @@ def _config(via: str, port: int) -> Config:
     line = {"name": "bench", "runtime": "run", "data": "data"}
     sink = sinks[via] if "url" in sinks[via] else sinks[via] | {"port": port}
     return parse({"line": line, "cameras": [camera], "workers": {"bundle": "stub"}, "sinks": [sink]})
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def _sink(config: Config) -> PlcOutput:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from line_worker.ports import free_port
 from line_worker.wire import messages as m
 from line_worker.wire.curve import Credentials, pair
 from line_worker.wire.frames import FrameReader, FrameRing, checksum
@@ -85,7 +85,7 @@ def _cost(transport: str, frame_bytes: int, figures: list[tuple[float, float]]) 
 
 def _run(transport: str, frame_bytes: int, frames: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory(prefix="lw-wire-") as folder:
-        tcp = f"127.0.0.1:{_free_port()}" if transport.startswith("tcp") else ""
+        tcp = f"127.0.0.1:{free_port()}" if transport.startswith("tcp") else ""
         place = Place(Path(folder), tcp, transport == "tcp+curve", frame_bytes)
         for role in ("hub", "source"):
             create(place.folder / "keys", role, role, pair)
@@ -174,9 +174,3 @@ def _receive_all(place: Place, result: Connection) -> None:
                     result.send(time.process_time() - cpu)
                     wire.close()
                     return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,6 @@ counted; nothing but this summary looks at them. Like `cli`, this module is a co
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from rich.table import Table
 
 from line_worker.auditing import audit
 from line_worker.config import Config, parse
+from line_worker.ports import free_port
 from line_worker.progress import bars
 from line_worker.rehearsal import Rehearsal, Watcher
 from line_worker.verdicts import Reason, Verdict
@@ -105,18 +105,12 @@ def line_config(folder: Path, bundle: Path, parts: int, rate: float, defects: fl
             "cameras": [{"name": "camera", "deadline_ms": DEADLINE_MS, "window": 32, "source": source}],
             "workers": {"bundle": str(bundle), "count": 2, "threads": 1},
             "sinks": [
-                {"kind": "plc", "port": _free_port(), "simulate": True},
+                {"kind": "plc", "port": free_port(), "simulate": True},
                 {"kind": "store", "path": str(folder / "store")},
                 {"kind": "log", "path": str(folder / "outcomes.jsonl")},
             ],
         }
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _run_line(config: Config, folder: Path, parts: int, console: Console) -> Watcher:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +52,3 @@ def serve(folder: Path, sink: str, parts: int) -> subprocess.Popen[bytes]:
     (folder / "line.toml").write_text(LINE_TOML.format(folder=folder, sink=sink, parts=parts))
     command = [sys.executable, "-m", "line_worker.cli", "serve", str(folder / "line.toml")]
     return subprocess.Popen(command, stderr=subprocess.PIPE)
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as found:
-        return int(found.getsockname()[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from line_worker.config import Config, parse
 from line_worker.live import Live
+from line_worker.ports import free_port
 from line_worker.verdicts import Reason, StationState, verdict_of
 from line_worker.wire.frames import FrameRing, checksum
 from line_worker.wire.messages import Frame, FrameKey, HubState, Outcome, Region
@@ -33,12 +33,6 @@ def outcome(seq: int, reason: Reason = Reason.NONE, latency_ms: float = 20.0) ->
 def state(**more: Any) -> HubState:
     beat = HubState(1, 1, int(StationState.RUNNING), "", "b" * 64, 2, 3, {"PASS": 5, "FAIL": 1, "NO_DECISION": 0})
     return replace(beat, **more)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def config(folder: Path, **sink: Any) -> Config:

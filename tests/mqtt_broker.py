@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from line_worker.ports import free_port
 from plc_process import Wire
 from plc_station import wait_for
 from stopping import send_signal
@@ -32,8 +33,7 @@ class Mosquitto:
 
     def start(self) -> Mosquitto:
         if not self.port:
-            with socket.create_server((HOST, 0)) as free:
-                self.port = free.getsockname()[1]
+            self.port = free_port()
         self.folder.mkdir(exist_ok=True)
         (self.folder / "mosquitto.conf").write_text(
             f"listener {self.port} {HOST}\n{self.more}\nuser root\npersistence true\n"

@@ -14,15 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from line_worker.ports import free_port
 from plc_station import HOST, QUEUED, Station, outcome, wait_for
 from stopping import send_signal
 
 DB, BASE = 5, 40
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def listens(port: int) -> bool:

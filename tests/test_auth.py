@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import zmq
 
 from line_worker.errors import KeysError
+from line_worker.ports import free_port
 from line_worker.wire import messages as m
 from line_worker.wire.channels import Channel, Received, TcpChannel
 from line_worker.wire.curve import DENIED, REFUSED, Credentials, Gate, Monitor, arm_client, arm_server, pair
@@ -23,12 +23,6 @@ from line_worker.wire.sockets import Wire
 PATIENCE_S = 10.0
 ALIVE = m.SourceAlive("cam", 1, 2, True, "")
 Arm = Callable[["zmq.Socket[bytes]"], None]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class House:

@@ -23,6 +23,7 @@ from line_worker.errors import SinkError
 from line_worker.health import only_one
 from line_worker.hub.journal import SCHEMA_VERSION
 from line_worker.images import save_png
+from line_worker.ports import free_port
 from line_worker.sink.store import FILE, Store
 from line_worker.wire.keys import create
 
@@ -311,9 +312,7 @@ def test_an_extra_that_is_missing_is_an_error(tmp_path: Path, taken: int, monkey
 
 
 def test_a_plc_that_does_not_answer_is_an_error(tmp_path: Path, taken: int) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
+    free = free_port()
     found = plc_of(tmp_path, mode="client", port=free)
     assert (found.level, "cannot be reached" in found.text) == (Level.ERROR, True)
     found = plc_of(tmp_path, mode="client", port=taken)  # something listens there, but it is no PLC

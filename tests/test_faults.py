@@ -29,6 +29,7 @@ import zmq
 from line_worker.auditing import audit
 from line_worker.config import Config, parse
 from line_worker.images import save_png
+from line_worker.ports import free_port
 from line_worker.rehearsal import Rehearsal
 from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.supervisor import Supervisor
@@ -118,14 +119,9 @@ def test_row_23_a_damaged_journal_is_set_aside(tmp_path: Path) -> None:
     assert _reasons(config)[0] is Reason.NONE
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def test_row_38_the_line_stops_until_it_is_re_armed(tmp_path: Path) -> None:
     """A reject rate of zero stops the line; the hub is killed, which re-arms nothing; the operator does."""
-    port = _free_port()
+    port = free_port()
     config = _config(*(tmp_path, NOISE), camera={"rules": {"silent_window": 5}}, sinks=[{"kind": "plc", "port": port}])
     rehearsal = Rehearsal(config, tmp_path / "line.log")
     seen: list[str] = []
@@ -161,7 +157,7 @@ class KeyedLine:
         self.keys, self.outcomes_path, self._log = folder / "keys", folder / "outcomes.jsonl", folder / "line.log"
         for name in ("hub", "source", "worker", "sink"):
             create(self.keys, name, name, pair)
-        self.tcp = f"127.0.0.1:{_free_port()}"
+        self.tcp = f"127.0.0.1:{free_port()}"
         common = {"deadline_ms": 3000, "window": 8, "max_frame_mb": 0.2, "transport": "inline"}
         self.config = parse(
             {

@@ -16,6 +16,7 @@ import pytest
 
 from line_worker.config import Config, parse
 from line_worker.errors import ConfigError, SinkError
+from line_worker.ports import free_port
 from line_worker.sink import PartHere
 from line_worker.sink.http import Http
 from line_worker.sink.http.visits import GRACE_S, KEPT, Visits
@@ -108,12 +109,6 @@ def test_only_so_many_are_remembered(visits: Visits) -> None:
 
 
 # ---- over real sockets -----------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def config_in(folder: Path, **sink: Any) -> Config:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from broker_line import HOST, free_port, sink_of
+from broker_line import HOST, sink_of
 from line_worker.errors import ConfigError, SinkError
+from line_worker.ports import free_port
 from plc_station import outcome
 from stopping import send_signal
 

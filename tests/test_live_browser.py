@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench.browser import CHROMIUM, MISSING, Chromium
+from line_worker.ports import free_port
 
 # ---- the line --------------------------------------------------------------------------------------------------------
 
@@ -60,12 +60,6 @@ port = {port}
     def close(self) -> None:
         self.process.terminate()
         assert self.process.wait(60) == 0, (self._folder / "line.log").read_text()[-3000:]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from live_bench import free_port
+from line_worker.ports import free_port
 
 PATIENCE_S = 60.0  # of a busy machine; a line that has ended is not waited for
 

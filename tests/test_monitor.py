@@ -25,6 +25,7 @@ from line_worker.hub.observed import BOUNDS, OTHER, STAGES, Observed
 from line_worker.hub.outbox import SinkView
 from line_worker.hub.run import Hub
 from line_worker.hub.snapshot import EXPIRED_PARTS, EXPIRED_S, OVERDUE_S, STALLED_S, Snapshot, health, troubles
+from line_worker.ports import free_port
 from line_worker.rehearsal import Rehearsal
 from line_worker.verdicts import Reason, StationState, StopCause, verdict_of
 from line_worker.wire.messages import FrameKey, Outcome
@@ -173,12 +174,6 @@ def test_parts_that_only_time_decided_are_counted_until_one_is_decided() -> None
 
 
 # ---- over real HTTP, from a real hub ---------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:

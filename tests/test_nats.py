@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from broker_line import HOST, free_port, serve, sink_of
+from broker_line import HOST, serve, sink_of
 from line_worker.errors import ConfigError, SinkError
+from line_worker.ports import free_port
 from mqtt_broker import certificate
 from plc_station import outcome, wait_for
 from stopping import send_signal

@@ -20,6 +20,7 @@ import pytest
 
 from left_behind import let_go_of_connections
 from line_worker.errors import SinkError
+from line_worker.ports import free_port
 from line_worker.sink.opcua import OpcUaOutput
 from line_worker.sink.plc.registers import TABLE, Plc
 from opcua_peer import HOST, LINE, NEWEST, Peer, Station, certificate, connected, line, outcome
@@ -260,8 +261,7 @@ async def _read_for_ever(peer: Peer) -> None:
 
 @pytest.mark.long
 def test_a_line_serves_its_newest_result_also_after_a_crash_and_ends_in_good_order(short_path: Path) -> None:
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (short_path / "line.toml").write_text(LINE_TOML.format(folder=short_path, port=port))
     command = [sys.executable, "-m", "line_worker.cli", "serve", str(short_path / "line.toml")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)

@@ -23,12 +23,13 @@ from snap7.util import get_dword, get_real, get_word
 
 from line_worker.config import S7Sink
 from line_worker.errors import SinkError
+from line_worker.ports import free_port
 from line_worker.sink.plc import PlcOutput
 from line_worker.sink.plc.printed import as_blocks_csv
 from line_worker.sink.plc.registers import FROM_PLC, MAP_VERSION, SIZE, TO_PLC
 from line_worker.sink.plc.s7 import BlockClient
 from line_worker.sink.plc.s7_served import ServedBlock
-from plc_process import BASE, DB, S7Plc, Wire, deliver_all, free_port, why_not
+from plc_process import BASE, DB, S7Plc, Wire, deliver_all, why_not
 from plc_station import HOST, Station, outcome, sink_process, wait_for
 
 

@@ -31,6 +31,7 @@ from line_worker.config import (
     WrittenPlc,
     parse,
 )
+from line_worker.ports import free_port
 from line_worker.sink import Sink
 from line_worker.sink.collect import Collector
 from line_worker.sink.log import Log
@@ -212,8 +213,7 @@ def mqtt(tmp_path: Path) -> Iterator[Bench]:
 
     from line_worker.sink.mqtt import Mqtt
 
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "mosquitto.conf").write_text(f"listener {port} {HOST}\nallow_anonymous true\n")
     broker = subprocess.Popen([command, "-c", str(tmp_path / "mosquitto.conf")], stderr=subprocess.DEVNULL)
     client, there, taken = Client(CallbackAPIVersion.VERSION2), threading.Event(), []

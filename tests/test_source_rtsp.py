@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 import scripted_hub
 from line_worker.config import CameraSource
+from line_worker.ports import free_port
 from line_worker.source.announce import Announcer
 from line_worker.source.camera import CameraFrames
 from line_worker.source.run import Runner
@@ -49,8 +49,7 @@ class Server:
     """The RTSP server as a process; it has the same port again when it is started again."""
 
     def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self._port = found.getsockname()[1]
+        self._port = free_port()
         self._process: subprocess.Popen[str] | None = None
 
     @property

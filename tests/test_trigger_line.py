@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from line_worker.activation import bundle_sha
 from line_worker.auditing import audit
 from line_worker.config import Config, parse
 from line_worker.errors import LineWorkerError
+from line_worker.ports import free_port
 from line_worker.rehearsal import Rehearsal
 from line_worker.sink.plc.simulated import SimulatedPlc
 from line_worker.supervisor import Supervisor
@@ -28,12 +28,6 @@ from stopping import send_signal
 
 PATIENCE_S = 60.0
 PARTS = 12
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def config_in(folder: Path, mode: str, **more: Any) -> Config:

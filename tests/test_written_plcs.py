@@ -24,11 +24,12 @@ import pytest
 from left_behind import let_go_of_connections
 from line_worker.config import EtherNetIpSink, OpcUaClientSink, WrittenPlc
 from line_worker.errors import SinkError
+from line_worker.ports import free_port
 from line_worker.sink.plc import PlcOutput
 from line_worker.sink.plc.link import link_to
 from line_worker.sink.plc.modes import Written
 from line_worker.sink.plc.registers import FROM_PLC, TO_PLC, Active, Result, Station, Stop, encode
-from plc_process import PlcProcess, Wire, deliver_all, free_port, why_not
+from plc_process import PlcProcess, Wire, deliver_all, why_not
 from plc_station import HOST, outcome, wait_for
 from plc_station import Station as Running
 

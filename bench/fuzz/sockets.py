@@ -19,6 +19,7 @@ from bench.fuzz.files import Case
 from bench.fuzz.making import damaged, hostile_parts
 from line_worker.auditing import audit
 from line_worker.config import Config, parse
+from line_worker.ports import free_port
 from line_worker.supervisor import Supervisor
 from line_worker.wire.links import LINKS
 
@@ -65,8 +66,8 @@ def sockets(folder: Path) -> Iterator[Case]:
 
 def _config(folder: Path) -> Config:
     source: dict[str, Any] = {"kind": "synthetic", "part": "noise", "rate": 5, "width": 64, "height": 64}
-    metrics = f"127.0.0.1:{_free_port()}"
-    plc = {"kind": "plc", "port": _free_port(), "simulate": True}
+    metrics = f"127.0.0.1:{free_port()}"
+    plc = {"kind": "plc", "port": free_port(), "simulate": True}
     return parse(
         {
             "line": {"name": "fuzz", "runtime": str(folder / "run"), "data": str(folder / "data"), "metrics": metrics},
@@ -142,9 +143,3 @@ def _check_books(config: Config) -> None:
         found = db.execute("SELECT count(*) FROM outcomes WHERE verdict = 'PASS' AND part_id NOT LIKE '%:noise'")
         strangers = found.fetchone()[0]
     assert not strangers, f"{strangers} parts passed that no camera saw"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

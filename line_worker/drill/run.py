@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from line_worker.drill.saboteur import LEAKS, hub_waits, source_book
 from line_worker.drill.witness import Beats, Witness, fingerprint
 from line_worker.errors import ConfigError
 from line_worker.hub.bounds import memory_bound
+from line_worker.ports import free_port
 from line_worker.rehearsal import Rehearsal
 
 BEFORE_S = 1.5  # an injected fault of the hub explains a silence that begins so soon after it
@@ -56,7 +56,7 @@ def drill_config(asked: Asked, folder: Path) -> Config:
         source = {"kind": "folder", "path": asked.folder, "rate": rate, "loop": True}
     camera = {"name": "camera", "deadline_ms": 1000, "window": 64, "source": source}
     workers = {"bundle": asked.model, "count": count, "batch": 4, "stub_ms": stub_ms, "threads": 1}
-    plc = {"kind": "plc", "mode": "server", "port": _free_port(), "simulate": True, "queue": 64}
+    plc = {"kind": "plc", "mode": "server", "port": free_port(), "simulate": True, "queue": 64}
     return parse(
         {
             "line": {"name": f"drill-{folder.name[-8:]}", "runtime": str(folder / "run"), "data": str(folder / "data")},
@@ -161,12 +161,6 @@ def _report(asked: Asked, config: Config, folder: Path, watched: tuple[Breaker, 
         silences=len(beats.silences) - len(explained),
         folder=str(folder),
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # ---- showing ---------------------------------------------------------------------------------------------------------
