@@ -7,6 +7,8 @@ import json
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from line_worker import priority
 from line_worker.config import Config, parse
 from line_worker.doctor import Finding, Level, host, keys, model, ok, plant, ways
 from line_worker.doctor.run import examine, run, within
@@ -58,7 +61,7 @@ def test_a_station_that_is_well_has_no_errors(short_path: Path, capsys: pytest.C
     checks = {finding["check"]: finding["level"] for finding in told["findings"]}
     assert told["ok"] is True
     assert set(checks) >= {"configuration", "bundle", "device", "camera cam", "data", "sink log", "journal disk"}
-    assert set(checks) >= {"shared memory", "memory", "runtime", "clock", "wall clock", "journal"}
+    assert set(checks) >= {"shared memory", "memory", "runtime", "priority", "clock", "wall clock", "journal"}
     assert checks["bundle"] == "warning", "a stub judges nothing"
     assert sorted(p.name for p in short_path.iterdir()) == ["line.json"], "it changes nothing"
 
@@ -72,6 +75,51 @@ def test_every_problem_of_the_configuration_is_an_error(tmp_path: Path, capsys: 
     assert "did you mean 'window'" in out
     assert f"-> correct {path}" in out
     assert run(tmp_path / "absent.toml") == 1
+
+
+# ---- who comes first -------------------------------------------------------------------------------------------------
+
+TRIES = """
+import os, sys
+from line_worker.priority import URGENT, may_take
+if os.geteuid() == 0 and sys.argv[1] == "nobody":
+    os.setuid(65534)
+thinks = may_take(URGENT)
+try:
+    os.nice(URGENT)
+except PermissionError:
+    print(thinks, False)
+else:
+    print(thinks, True)
+"""
+
+
+@pytest.mark.parametrize("user", ["nobody", "whoever tests"])
+def test_a_user_may_come_first_when_it_says_so(user: str) -> None:
+    done = subprocess.run([sys.executable, "-c", TRIES, user], capture_output=True, text=True, check=True)
+    thinks, may = done.stdout.split()
+    assert thinks == may
+
+
+@pytest.mark.parametrize(("limit", "may"), [(0, False), (24, False), (25, True), (40, True), (-1, True)])
+def test_a_user_may_come_first_within_the_limit_of_its_unit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int, may: bool
+) -> None:
+    (tmp_path / "status").write_text("Name:\thub\nCapEff:\t000000000000a0ff\n")
+    monkeypatch.setattr(priority, "_STATUS", tmp_path / "status")
+    monkeypatch.setattr(priority.resource, "getrlimit", lambda _: (limit, limit))
+    assert priority.may_take(priority.URGENT) is may
+
+
+def test_a_line_that_runs_behind_other_programs_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = station(tmp_path)
+    monkeypatch.setattr(host, "may_take", lambda nice: nice >= 0)
+    assert (
+        "does not come before other programs; one of the units" in only(host.check_priority(config, running=False)).text
+    )
+    with only_one(config.line.runtime, "hub"):
+        found = only(host.check_priority(config, running=True))
+    assert (found.level, "LimitNICE=-5" in found.advice) == (Level.WARNING, True)
 
 
 # ---- what judges -----------------------------------------------------------------------------------------------------

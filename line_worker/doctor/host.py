@@ -19,6 +19,7 @@ from line_worker.doctor import Finding, error, ok, warning
 from line_worker.hub.bounds import memory_bound
 from line_worker.hub.journal import READABLE
 from line_worker.hub.journal import SCHEMA_VERSION as JOURNAL
+from line_worker.priority import URGENT, may_take
 from line_worker.sink.store import FILE
 from line_worker.sink.store import SCHEMA_VERSION as STORE
 from line_worker.wire.frames import SHM
@@ -200,6 +201,23 @@ def check_runtime(config: Config) -> Iterator[Finding]:
         yield error("runtime", text, f"chmod 0750 {folder}")
     else:
         yield ok("runtime", f"{folder}: mode {mode:04o}")
+
+
+def check_priority(config: Config, *, running: bool) -> Iterator[Finding]:
+    """Whether what a part waits for comes before other programs on the same processors."""
+    if running:
+        nice = os.getpriority(os.PRIO_PROCESS, int((config.line.runtime / "hub.lock").read_text()))
+        if nice < 0:
+            yield ok("priority", f"the hub comes before other programs (nice {nice})")
+        else:
+            advice = "start the line by the units in systemd/ (LimitNICE=-5): a busy machine makes its parts late"
+            yield warning("priority", f"the hub does not come before other programs (nice {nice})", advice)
+    elif may_take(URGENT):
+        yield ok("priority", f"a line of this user comes before other programs (nice {URGENT})")
+    else:
+        yield ok(
+            "priority", "a line of this user does not come before other programs; one of the units in systemd/ does"
+        )
 
 
 def check_clock(config: Config) -> Iterator[Finding]:

@@ -75,6 +75,7 @@ def _checks(config: Config, running: bool) -> Iterator[tuple[str, Check, float]]
     yield "journal disk", lambda: host.check_journal_disk(config), LIMIT_S
     yield "memory", lambda: host.check_memory(config, running=running), LIMIT_S
     yield "runtime", lambda: host.check_runtime(config), LIMIT_S
+    yield "priority", lambda: host.check_priority(config, running=running), LIMIT_S
     yield "keys", lambda: keys.check_keys(config), LIMIT_S
     yield "clock", lambda: host.check_clock(config), LIMIT_S
 
