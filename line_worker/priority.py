@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
-from pathlib import Path
+import threading
 
 URGENT, SOON = -5, -3
-_CAP_SYS_NICE = 23  # linux/capability.h
-_STATUS = Path("/proc/self/status")
 
 
 def take_priority(nice: int) -> None:
@@ -19,10 +16,18 @@ def take_priority(nice: int) -> None:
 
 
 def may_take(nice: int) -> bool:
-    """Whether this process may take the priority `nice`."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NICE)
-    if limit == resource.RLIM_INFINITY or 20 - limit <= nice:  # getrlimit(2): the ceiling is 20 minus the limit
-        return True
-    lines = _STATUS.read_text().splitlines()
-    held = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
-    return bool(held >> _CAP_SYS_NICE & 1)
+    """Whether this process may have the priority `nice`, tried on a thread that ends with it."""
+    found: list[bool] = []
+
+    def attempt() -> None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+        except PermissionError:
+            found.append(False)
+        else:
+            found.append(True)
+
+    thread = threading.Thread(target=attempt, name="priority")
+    thread.start()
+    thread.join()
+    return found == [True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from line_worker import priority
 from line_worker.config import Config, parse
 from line_worker.doctor import Finding, Level, host, keys, model, ok, plant, ways
 from line_worker.doctor.run import examine, run, within
@@ -80,35 +80,30 @@ def test_every_problem_of_the_configuration_is_an_error(tmp_path: Path, capsys: 
 # ---- who comes first -------------------------------------------------------------------------------------------------
 
 TRIES = """
-import os, sys
+import os, resource, sys
 from line_worker.priority import URGENT, may_take
-if os.geteuid() == 0 and sys.argv[1] == "nobody":
+if sys.argv[1] == "nobody":
+    resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
     os.setuid(65534)
-thinks = may_take(URGENT)
+print(may_take(URGENT), os.getpriority(os.PRIO_PROCESS, 0) == int(sys.argv[2]))
 try:
     os.nice(URGENT)
 except PermissionError:
-    print(thinks, False)
+    print(False)
 else:
-    print(thinks, True)
+    print(True)
 """
 
 
 @pytest.mark.parametrize("user", ["nobody", "whoever tests"])
-def test_a_user_may_come_first_when_it_says_so(user: str) -> None:
-    done = subprocess.run([sys.executable, "-c", TRIES, user], capture_output=True, text=True, check=True)
-    thinks, may = done.stdout.split()
-    assert thinks == may
-
-
-@pytest.mark.parametrize(("limit", "may"), [(0, False), (24, False), (25, True), (40, True), (-1, True)])
-def test_a_user_may_come_first_within_the_limit_of_its_unit(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int, may: bool
-) -> None:
-    (tmp_path / "status").write_text("Name:\thub\nCapEff:\t000000000000a0ff\n")
-    monkeypatch.setattr(priority, "_STATUS", tmp_path / "status")
-    monkeypatch.setattr(priority.resource, "getrlimit", lambda _: (limit, limit))
-    assert priority.may_take(priority.URGENT) is may
+def test_whether_a_user_may_come_first_is_found_out_and_changes_nothing(user: str) -> None:
+    if user == "nobody" and os.geteuid():
+        pytest.skip("not root, who can become nobody: sudo .venv/bin/pytest tests/test_doctor.py")
+    own = str(os.getpriority(os.PRIO_PROCESS, 0))
+    done = subprocess.run([sys.executable, "-c", TRIES, user, own], capture_output=True, text=True, check=True)
+    thinks, unchanged, may = done.stdout.split()
+    assert (thinks, unchanged) == (may, "True")
+    assert user != "nobody" or may == "False"
 
 
 def test_a_line_that_runs_behind_other_programs_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
