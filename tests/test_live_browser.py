@@ -257,6 +257,28 @@ def test_another_camera_does_not_show_the_part_of_the_one_before(page: Chromium)
     page.until(f"{shown} !== 'WAIT'")
 
 
+def test_a_camera_that_is_chosen_while_a_picture_is_decoded_does_not_show_that_part(page: Chromium) -> None:
+    page.until("document.getElementById('newest').dataset.verdict !== 'WAIT'")
+    page.eval("""
+        document.getElementById('camera').append(new Option('nobody', 'nobody'));
+        window.decode = window.createImageBitmap;
+        window.createImageBitmap = async (blob) => {
+            const bitmap = await window.decode(blob);
+            document.getElementById('camera').value = 'nobody';
+            document.getElementById('camera').dispatchEvent(new Event('change'));
+            window.chosen = true;
+            return bitmap;
+        };""")
+    page.until("window.chosen")
+    time.sleep(0.5)
+    assert page.eval("document.getElementById('newest').dataset.verdict") == "WAIT"
+    page.eval("""
+        window.createImageBitmap = window.decode;
+        document.getElementById('camera').lastChild.remove();
+        document.getElementById('camera').dispatchEvent(new Event('change'))""")
+    page.until("document.getElementById('newest').dataset.verdict !== 'WAIT'")
+
+
 def test_history_is_searched(page: Chromium) -> None:
     page.until("document.querySelectorAll('#gallery li').length > 0", 30)
     page.eval("document.querySelector('#search [name=verdict]').value = 'FAIL'")

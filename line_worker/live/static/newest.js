@@ -5,9 +5,11 @@ import {$, clock, drawBoxes, element, limitOf, MARKS, ms, nameOf, number, percen
 
 let newest = null;
 
-export async function showPart(part, jpeg) {
-  newest = part;
+// false if it is not `wanted` any more when it could be shown
+export async function showPart(part, jpeg, wanted) {
   const bitmap = jpeg.length ? await createImageBitmap(new Blob([jpeg], {type: "image/jpeg"})) : null;
+  if (!wanted()) return false;
+  newest = part;
   const canvas = $("canvas");
   if (bitmap && (canvas.width !== bitmap.width || canvas.height !== bitmap.height)) {
     canvas.width = bitmap.width;
@@ -19,6 +21,7 @@ export async function showPart(part, jpeg) {
   drawBoxes($("boxes"), bitmap ? part : {regions: []});
   showVerdict(part, Boolean(bitmap));
   $("look").hidden = false;
+  return true;
 }
 
 // another camera was chosen: what is shown is not its part

@@ -13,9 +13,8 @@ let seen = "";
 let drawnAt = 0;
 let boardAt = -Infinity;
 
-async function next() {
+async function next(camera) {
   const board = performance.now() - boardAt < BOARD_MS ? 0 : 1;
-  const camera = $("camera").value;
   const query = new URLSearchParams({seen, camera, longest: longestShown(), board});
   const answer = await fetch(`next?${query}`, {cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS)});
   if (answer.status === 401) location.assign("login");
@@ -23,17 +22,16 @@ async function next() {
   const bytes = new Uint8Array(await answer.arrayBuffer());
   const end = bytes.indexOf(10);
   const told = JSON.parse(decoder.decode(bytes.subarray(0, end)));
-  if (camera !== $("camera").value) delete told.part; // another one was chosen meanwhile
   return [told, bytes.subarray(end + 1)];
 }
 
 async function follow() {
   for (;;) {
     try {
-      const [told, jpeg] = await next();
+      const camera = $("camera").value;
+      const [told, jpeg] = await next(camera);
       if (told.board) showNumbers(told.board);
-      if (told.part) {
-        await showPart(told.part, jpeg);
+      if (told.part && await showPart(told.part, jpeg, () => camera === $("camera").value)) {
         seen = String(told.number);
         drawnAt = performance.now();
       }
