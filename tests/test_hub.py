@@ -102,6 +102,27 @@ def test_nothing_passes_before_the_station_runs(rig: Rig) -> None:
     assert rig.hub.station.cause == "camera cam: no picture yet"
 
 
+def test_a_source_that_has_not_said_how_its_camera_is_lets_nothing_run(rig: Rig) -> None:
+    rig.worker()
+    source = rig.peer(FRAMES, "source")
+    source.say(m.SourceHello("cam", EPOCH, 0))
+    rig.until(lambda: "cam" in rig.hub.sources.present and len(rig.hub.workers) == 1)
+    for _ in range(3):
+        rig.turn()
+        assert rig.hub.station.state is not StationState.RUNNING
+    assert rig.hub.station.cause == "camera cam: has not said yet whether it gives pictures"
+    source.say(m.SourceAlive("cam", EPOCH, 0, True, ""))
+    rig.until_state(StationState.RUNNING)
+
+
+def test_one_that_greets_again_is_as_well_as_it_was(rig: Rig) -> None:
+    source, _ = rig.running()
+    source.pulse = None
+    source.say(m.SourceHello("cam", EPOCH + 1, 0))
+    rig.until(lambda: rig.hub.sources.present["cam"].epoch == EPOCH + 1)
+    assert rig.hub.sources.well == {"cam": True}
+
+
 def test_without_a_worker_a_part_is_decided_at_its_deadline(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.source().say(frame(0))
     rig.until(lambda: rig.hub.ledger.open_parts == 1)

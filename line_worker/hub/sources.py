@@ -22,13 +22,13 @@ DONE_AT_ONCE = 1000  # sequence numbers in one FrameDone
 
 @dataclass(slots=True)
 class SourcePeer:
-    """A connected source: its address, current epoch, and what it last said."""
+    """A connected source: its address, current epoch, and what it last said; it is not well before it says so."""
 
     peer: bytes
     epoch: int
     seen: float
-    ready: bool = True
-    detail: str = ""
+    ready: bool = False
+    detail: str = "has not said yet whether it gives pictures"
 
 
 class Sources:
@@ -120,7 +120,10 @@ class Sources:
             self._peers.refuse(peer, f"camera {hello.camera!r} is not in this line's configuration")
             return
         self._gone.pop(hello.camera, None)
-        self.present[hello.camera] = SourcePeer(peer, hello.epoch, now)
+        if rival is not None and rival.peer == peer:
+            rival.epoch, rival.seen = hello.epoch, now
+        else:
+            self.present[hello.camera] = SourcePeer(peer, hello.epoch, now)
         self._peers.greet(peer)
         log.info("source is here", camera=hello.camera, epoch=hello.epoch, next_seq=hello.next_seq)
 

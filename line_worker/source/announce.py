@@ -207,7 +207,7 @@ class Announcer:
                 self._send(pending, now)
 
     def _hello(self) -> None:
-        self._hello_at = time.monotonic()
+        self._hello_at, self._alive_at = time.monotonic(), 0.0  # how the camera is follows in the same turn
         self._channel.send(m.SourceHello(self._camera.name, self.epoch, self.next_seq))
 
     def _new_epoch(self) -> None:
