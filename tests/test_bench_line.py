@@ -29,7 +29,7 @@ def test_a_folder_is_shown_again_and_again_until_the_time_is_over(tmp_path: Path
     save_png(tmp_path / "one.png", np.full((240, 320), 90, np.uint8))
     run = measure(replace(SMALL, folder=str(tmp_path), seconds=1.5))
     assert run.lost == 0
-    assert 25 <= run.counts["PASS"] <= 100
+    assert 3 <= run.counts["PASS"] <= 100
     assert run.counts == {"PASS": run.parts}
 
 

@@ -260,7 +260,7 @@ def test_another_camera_does_not_show_the_part_of_the_one_before(page: Chromium)
 def test_a_camera_that_is_chosen_while_a_picture_is_decoded_does_not_show_that_part(page: Chromium) -> None:
     page.until("document.getElementById('newest').dataset.verdict !== 'WAIT'")
     page.eval("""
-        document.getElementById('camera').append(new Option('nobody', 'nobody'));
+        document.getElementById('camera').append(new Option('all', ''), new Option('nobody', 'nobody'));
         window.decode = window.createImageBitmap;
         window.createImageBitmap = async (blob) => {
             const bitmap = await window.decode(blob);
@@ -274,7 +274,7 @@ def test_a_camera_that_is_chosen_while_a_picture_is_decoded_does_not_show_that_p
     assert page.eval("document.getElementById('newest').dataset.verdict") == "WAIT"
     page.eval("""
         window.createImageBitmap = window.decode;
-        document.getElementById('camera').lastChild.remove();
+        document.getElementById('camera').replaceChildren();
         document.getElementById('camera').dispatchEvent(new Event('change'))""")
     page.until("document.getElementById('newest').dataset.verdict !== 'WAIT'")
 
