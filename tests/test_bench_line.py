@@ -22,7 +22,7 @@ def test_every_part_of_an_easy_load_is_decided_in_time() -> None:
     assert (run.parts, run.lost, run.counts) == (50, 0, {"PASS": 50})
     assert run.in_time
     assert 0 < run.elapsed_ms["p50"] <= run.elapsed_ms["p99"] <= run.elapsed_ms["max"]
-    assert run.rate == pytest.approx(50, rel=0.1)
+    assert run.rate == pytest.approx(50, rel=0.3)
 
 
 def test_a_folder_is_shown_again_and_again_until_the_time_is_over(tmp_path: Path) -> None:

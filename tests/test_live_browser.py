@@ -182,12 +182,13 @@ def test_a_reject_is_opened_and_judged_by_keyboard_alone(page: Chromium) -> None
     page.until("document.querySelector('#gallery .FAIL img')", 30)
     page.eval("document.querySelector('#gallery .FAIL:has(img)').focus()")
     press(page, "Enter", 13)
+    page.until("document.getElementById('closer').open")
     title = page.eval("document.getElementById('closer-title').textContent")
     if not page.eval("document.getElementById('earlier').disabled"):
         press(page, "ArrowRight", 39)
-        assert page.eval("document.getElementById('closer-title').textContent") != title
+        page.until(f"document.getElementById('closer-title').textContent !== {title!r}")
         press(page, "ArrowLeft", 37)
-    assert page.eval("document.getElementById('closer-title').textContent") == title
+    page.until(f"document.getElementById('closer-title').textContent === {title!r}")
     page.until("document.getElementById('closer').open && document.getElementById('closer-image').naturalWidth === 320")
     page.eval("document.getElementById('who').focus()")
     page.call("Input.insertText", text="Ada")
