@@ -46,6 +46,13 @@ class Hub:
         self.heard += fresh
         return [message for message in fresh if not isinstance(message, m.SourceAlive)]
 
+    def hears(self) -> list[m.Message]:
+        """Return what comes, which is something."""
+        until = time.monotonic() + 3
+        while not (heard := self.hear()):
+            assert time.monotonic() < until
+        return heard
+
     def say(self, message: m.Message) -> None:
         assert self.channel.send(message, self.peer)
         time.sleep(0.02)
@@ -78,7 +85,7 @@ class Rig:
         """Announce one trigger; return what the hub heard of it."""
         picture = np.full((4, 5), self.announcer.next_seq, np.uint8) if pixels is None else pixels
         self.announcer.announce(Captured(**{"pixels": picture, "at": time.monotonic()} | fields))
-        [frame] = self.hub.hear()
+        [frame] = self.hub.hears()
         assert isinstance(frame, m.Frame)
         return frame
 
@@ -192,7 +199,7 @@ def test_a_frame_whose_acknowledgement_was_lost_is_announced_again(
     assert rig.hub.hear() == [], "not before its deadline and a while are over"
     time.sleep(0.35)
     rig.announcer.turn()
-    [again] = rig.hub.hear()
+    [again] = rig.hub.hears()
     assert isinstance(again, m.Frame)
     assert again.key == frame.key
     assert again.age_ms >= 350
@@ -230,7 +237,7 @@ def test_a_refused_epoch_ends_and_its_frames_keep_their_slots_until_they_are_dec
     rig.announcer.turn()
     new = rig.announcer.epoch
     assert new > old
-    assert rig.hub.hear() == [m.SourceHello("cam", new, 0)]
+    assert rig.hub.hears() == [m.SourceHello("cam", new, 0)]
     rig.hub.say(m.Refused("too far", old))  # about a frame that was on its way
     rig.announcer.turn()
     assert (rig.announcer.epoch, rig.hub.hear()) == (new, [])
@@ -282,4 +289,4 @@ def test_the_source_s_signs_of_life(rig: Rig) -> None:
     assert alive.detail.startswith("unplugged!")
     assert rig.announcer.state == 2
     rig.announcer.goodbye()
-    assert rig.hub.hear() == [m.SourceBye("cam", rig.announcer.epoch, 1)]
+    assert rig.hub.hears() == [m.SourceBye("cam", rig.announcer.epoch, 1)]

@@ -154,19 +154,20 @@ def test_the_audit_changes_nothing_and_runs_beside_the_hub(good: Path) -> None:
 
 def test_parts_in_flight_are_not_missing(tmp_path: Path) -> None:
     path = tmp_path / "j.sqlite"
-    stop = threading.Event()
+    begun, stop = threading.Event(), threading.Event()
 
     def hub() -> None:
         journal, seq = Journal(path, "l"), 0
         while not stop.is_set():
             journal.write([_part(seq, PASS)], {("cam", 1): seq + 5}, {})  # four parts are always open
+            begun.set()
             seq += 1
             time.sleep(0.002)
         journal.close()
 
     thread = threading.Thread(target=hub)
     thread.start()
-    time.sleep(0.1)
+    assert begun.wait(10)
     found = audit(path, settle_s=0.3)
     stop.set()
     thread.join()

@@ -57,15 +57,21 @@ def test_who_waits_for_a_loop_that_is_blocked_goes_on(loop: LoopThread) -> None:
 def test_closing_ends_what_runs_and_may_be_repeated(loop: LoopThread) -> None:
     found: list[BaseException] = []
 
+    begun = threading.Event()
+
+    async def sleep() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
     def wait() -> None:
         try:
-            loop.run(asyncio.sleep(60), 60.0)
+            loop.run(sleep(), 60.0)
         except ConnectionError as error:
             found.append(error)
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    time.sleep(0.1)
+    assert begun.wait(5)
     loop.close()
     loop.close()
     waiting.join(5)

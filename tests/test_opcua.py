@@ -199,8 +199,7 @@ def test_with_a_certificate_only_known_clients_are_let_in_and_nothing_is_in_the_
 
     with Station(line(handshake=False, **files)) as station:
         station.deliver(outcome(1))
-        time.sleep(0.1)
-        assert asyncio.run(read(station.url, plc)) == "1"
+        wait_for(lambda: asyncio.run(read(station.url, plc)) == "1")
         for who in (stranger, None):
             with pytest.raises((ua.UaError, OSError, TimeoutError)):
                 asyncio.run(read(station.url, who))

@@ -288,7 +288,7 @@ def test_a_slow_server_does_not_keep_the_runner_for_ever(
     with pytest.raises(SinkError, match=r"the server is slow, .* results wait; set a larger batch"):
         send(found, *(outcome(seq) for seq in range(10)))
     taken = peer.take()
-    assert 2 <= len(taken) < 8
+    assert 1 <= len(taken) < 8
     peer.behave = answer(204)
     send(found, *(outcome(seq) for seq in range(10)))
     assert peer.take() == list(range(10))
