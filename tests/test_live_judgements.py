@@ -152,6 +152,25 @@ def test_history_is_found_by_time_part_and_reason(bench: Bench) -> None:
     assert json.loads(bench.get("/history?part=part-7")[1])["parts"][0]["judgement"] == "missed_defect"
 
 
+def test_parts_of_one_moment_are_leafed_through_without_loss(bench: Bench) -> None:
+    """A row of gaps, say: every one of them has the time at which the line knew."""
+    store = Store(bench.config.store_path, 1_000_000)
+    store.open()
+    for seq in range(120):
+        store.deliver(replace(outcome(seq, Reason.NO_FRAME), wall=1000.0), 0.0)
+    store.close()
+    query, found = "", list[int]()
+    for _ in range(3):
+        page = json.loads(bench.get(f"/history?{query}")[1])
+        found += [part["seq"] for part in page["parts"]]
+        last = page["parts"][-1]
+        query = f"before={last['wall']}&behind={last['camera']}/{last['epoch']}/{last['seq']}"
+    assert found == list(range(119, -1, -1))
+    assert not page["more"]
+    for wrong in ("top", "top/7/x", "../7/1", "a/b/c/d"):
+        assert bench.get(f"/history?before=1000&behind={wrong}")[0] == 400
+
+
 def test_a_search_without_time_to_look_at_everything_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(bench.config.store_path, 1_000_000)
     store.open()

@@ -9,7 +9,7 @@
     GET  /rejects                   the last rejects
     GET  /part?camera=C&epoch=E&seq=N                   one part, with the names of its pictures and the judgement on it
     GET  /picture?camera=C&epoch=E&seq=N&name=NAME      one of them, as PNG
-    GET  /history?since=&before=&part=&camera=&verdict=&reason=     parts from the store, the newest first
+    GET  /history?since=&before=&part=&camera=&verdict=&reason=&behind=  parts from the store, the newest first
     GET  /scores?camera=C           the last scores of a camera, and those of judged parts
     POST /keep  {camera, epoch, seq}                    keep the pictures of a part that was shown lately, then as /part
     POST /judge {camera, epoch, seq, judgement, who}    write what somebody says of it, then as /part

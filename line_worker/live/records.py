@@ -58,6 +58,10 @@ class Records:
         except ValueError:
             raise ConfigError("part", ["a part is named by camera, epoch and seq"]) from None
 
+    def _named(self, text: str) -> FrameKey:
+        camera, epoch, seq = text.split("/")
+        return self.key({"camera": camera, "epoch": epoch, "seq": seq})
+
     def picture(self, key: FrameKey, name: str) -> Path | None:
         """Return the file of a part's picture, None when it is not kept (any more)."""
         if not NAME.fullmatch(name):
@@ -137,6 +141,7 @@ class Records:
     def history(self, asked: Mapping[str, str], stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Return the newest parts that `since`, `before` (Unix times), `part`, `camera`, `verdict`, `reason` select.
 
+        `behind` (camera/epoch/seq) is the last one of the page before, and then `before` its time: several may have it.
         `whole` is false when there was no time to look at all that is in the store; `stopping` ends the search at once.
 
         Raises:
@@ -154,6 +159,7 @@ class Records:
                 camera=asked.get("camera", ""),
                 verdict=Verdict(asked["verdict"]) if asked.get("verdict") else "",
                 reason=Reason[reason] if reason else None,
+                behind=self._named(asked["behind"]) if asked.get("behind") else None,
             )
         except (ValueError, KeyError) as error:
             raise ConfigError("history", [f"{error} is nothing to look for"]) from None

@@ -18,6 +18,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +158,10 @@ class Store(QuietSink):
 
 
 class Wanted(NamedTuple):
-    """Which outcomes to find; what is left out does not matter. `since` and `before` are Unix times."""
+    """Which outcomes to find; what is left out does not matter. `since` and `before` are Unix times.
+
+    Of those at exactly `before`, as many of one turn may be, the ones that `find_outcomes` shows after `behind`.
+    """
 
     since: float = float("-inf")
     before: float = float("inf")
@@ -166,6 +170,7 @@ class Wanted(NamedTuple):
     verdict: str = ""
     reason: int | None = None
     key: FrameKey | None = None
+    behind: FrameKey | None = None
 
 
 def read_outcomes(path: Path) -> Iterator[Outcome]:
@@ -193,25 +198,34 @@ def find_outcomes(path: Path, wanted: Wanted, limit: int, ended: Callable[[], bo
 
     What is rare is looked for through every row: of some million that takes seconds.
     """
-    terms: dict[str, Any] = {}
-    if wanted.since > float("-inf"):
-        terms["wall >= ?"] = wanted.since
-    if wanted.before < float("inf"):
-        terms["wall < ?"] = wanted.before
-    if wanted.reason is not None:
-        terms["reason = ?"] = int(wanted.reason)
-    for name in ("part_id", "camera", "verdict"):
-        if getattr(wanted, name):
-            terms[f"{name} = ?"] = str(getattr(wanted, name))
-    if wanted.key is not None:
-        terms.update({f"{name} = ?": getattr(wanted.key, name) for name in _KEY})
-    where = f"WHERE {' AND '.join(terms)}" if terms else ""
+    where, values = _where(wanted)
+    order = "ORDER BY wall DESC, camera DESC, epoch DESC, seq DESC"
     found: list[Outcome] = []
     try:
-        found.extend(_select(path, f"{where} ORDER BY wall DESC LIMIT ?", (*terms.values(), limit), ended))
+        found.extend(_select(path, f"{where} {order} LIMIT ?", (*values, limit), ended))
     except _Ended:
         return Found(found, whole=False)
     return Found(found, whole=True)
+
+
+def _where(wanted: Wanted) -> tuple[str, tuple[Any, ...]]:
+    """Return the clause that selects what is `wanted`, and its values."""
+    terms: dict[str, tuple[Any, ...]] = {}
+    if wanted.since > float("-inf"):
+        terms["wall >= ?"] = (wanted.since,)
+    if wanted.behind is not None:
+        last = wanted.behind
+        terms["(wall, camera, epoch, seq) < (?, ?, ?, ?)"] = (wanted.before, last.camera, last.epoch, last.seq)
+    elif wanted.before < float("inf"):
+        terms["wall < ?"] = (wanted.before,)
+    if wanted.reason is not None:
+        terms["reason = ?"] = (int(wanted.reason),)
+    for name in ("part_id", "camera", "verdict"):
+        if getattr(wanted, name):
+            terms[f"{name} = ?"] = (str(getattr(wanted, name)),)
+    if wanted.key is not None:
+        terms.update({f"{name} = ?": (getattr(wanted.key, name),) for name in _KEY})
+    return f"WHERE {' AND '.join(terms)}" if terms else "", tuple(chain.from_iterable(terms.values()))
 
 
 def _select(

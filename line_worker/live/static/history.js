@@ -4,17 +4,21 @@ import {look, said} from "./closer.js";
 import {$, clock, element, nameOf, reasonOf, scoreOf, text, WORDS} from "./tools.js";
 
 let asked = null;
-let oldest = 0;
+let oldest = null;
 let found = [];
 
-async function search(before) {
+// from the newest, or from those that come after `last`
+async function search(last) {
   const query = new URLSearchParams(asked);
-  if (before) query.set("before", before);
+  if (last) {
+    query.set("before", last.wall);
+    query.set("behind", `${last.camera}/${last.epoch}/${last.seq}`);
+  }
   text("found", "Searching");
   try {
     const answer = await fetch(`history?${query}`, {cache: "no-store", signal: AbortSignal.timeout(20000)});
     if (!answer.ok) throw new Error(await answer.text());
-    show(await answer.json(), Boolean(before));
+    show(await answer.json(), Boolean(last));
   } catch (error) {
     text("found", `Nothing was found: ${error.message}`);
   }
@@ -24,7 +28,7 @@ function show({parts, more, whole}, further) {
   if (!further) $("rows").replaceChildren();
   found = further ? [...found, ...parts] : parts;
   $("rows").append(...parts.map(row));
-  oldest = parts.at(-1)?.wall ?? oldest;
+  oldest = parts.at(-1) ?? oldest;
   const count = $("rows").children.length;
   $("table").hidden = count === 0;
   $("older").hidden = !more && (whole || !parts.length);
@@ -46,9 +50,9 @@ $("search").addEventListener("submit", (event) => {
   const form = new FormData(event.target);
   const time = (name) => (form.get(name) ? String(new Date(form.get(name)).getTime() / 1000) : "");
   asked = {part: form.get("part"), verdict: form.get("verdict"), reason: form.get("reason"), since: time("since"), before: time("before")};
-  search("");
+  search(null);
 });
-$("older").addEventListener("click", () => search(String(oldest)));
+$("older").addEventListener("click", () => search(oldest));
 
 export function showReasons(reasons) {
   const choice = $("search").elements.reason;
