@@ -27,9 +27,9 @@ def test_every_part_of_an_easy_load_is_decided_in_time() -> None:
 
 def test_a_folder_is_shown_again_and_again_until_the_time_is_over(tmp_path: Path) -> None:
     save_png(tmp_path / "one.png", np.full((240, 320), 90, np.uint8))
-    run = measure(replace(SMALL, folder=str(tmp_path), seconds=1.5))
+    run = measure(replace(SMALL, folder=str(tmp_path), seconds=4))
     assert run.lost == 0
-    assert 3 <= run.counts["PASS"] <= 100
+    assert 3 <= run.counts["PASS"] <= 220, "it takes a while until the source is there"
     assert run.counts == {"PASS": run.parts}
 
 

@@ -250,9 +250,9 @@ def test_row_07_a_killed_source_begins_a_new_epoch_and_both_balance(tmp_path: Pa
 
 
 def test_row_19_a_hanging_hub_is_killed_by_its_watchdog_and_leaves_its_stacks(tmp_path: Path) -> None:
-    line = Broken(tmp_path, 300)
+    line = Broken(tmp_path, 400)
     outcomes = line.run("hub", SIGNALS["hang"])
-    assert outcomes.total() == 300
+    assert outcomes.total() == 400
     assert line.rehearsal.watcher.outcomes[-1].passed, "with the next hub the line goes on"
     assert re.search(r'File ".*saboteur\.py", line \d+ in hang', line.log)
     hubs = {state.instance for state in line.rehearsal.watcher.states}
