@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -75,46 +73,6 @@ def test_every_problem_of_the_configuration_is_an_error(tmp_path: Path, capsys: 
     assert "did you mean 'window'" in out
     assert f"-> correct {path}" in out
     assert run(tmp_path / "absent.toml") == 1
-
-
-# ---- who comes first -------------------------------------------------------------------------------------------------
-
-TRIES = """
-import os, resource, sys
-from line_worker.priority import URGENT, may_take
-if sys.argv[1] == "nobody":
-    resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
-    os.setuid(65534)
-print(may_take(URGENT), os.getpriority(os.PRIO_PROCESS, 0) == int(sys.argv[2]))
-try:
-    os.nice(URGENT)
-except PermissionError:
-    print(False)
-else:
-    print(True)
-"""
-
-
-@pytest.mark.parametrize("user", ["nobody", "whoever tests"])
-def test_whether_a_user_may_come_first_is_found_out_and_changes_nothing(user: str) -> None:
-    if user == "nobody" and os.geteuid():
-        pytest.skip("not root, who can become nobody: sudo .venv/bin/pytest tests/test_doctor.py")
-    own = str(os.getpriority(os.PRIO_PROCESS, 0))
-    done = subprocess.run([sys.executable, "-c", TRIES, user, own], capture_output=True, text=True, check=True)
-    thinks, unchanged, may = done.stdout.split()
-    assert (thinks, unchanged) == (may, "True")
-    assert user != "nobody" or may == "False"
-
-
-def test_a_line_that_runs_behind_other_programs_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = station(tmp_path)
-    monkeypatch.setattr(host, "may_take", lambda nice: nice >= 0)
-    assert (
-        "does not come before other programs; one of the units" in only(host.check_priority(config, running=False)).text
-    )
-    with only_one(config.line.runtime, "hub"):
-        found = only(host.check_priority(config, running=True))
-    assert (found.level, "LimitNICE=-5" in found.advice) == (Level.WARNING, True)
 
 
 # ---- what judges -----------------------------------------------------------------------------------------------------
@@ -502,3 +460,35 @@ def test_while_the_line_runs_what_it_holds_is_left_alone(short_path: Path, taken
     assert found["camera cam"].text == "not tried: the running line has it"
     assert found["sink plc"].level is Level.OK
     assert not [finding for finding in found.values() if finding.level is Level.ERROR]
+
+
+# ---- who comes first -------------------------------------------------------------------------------------------------
+
+
+def test_a_line_that_is_started_behind_other_programs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for may, says in ((True, "comes before"), (False, "does not come before")):
+        monkeypatch.setattr(host, "may_take", lambda _, may=may: may)
+        found = only(host.check_priority(station(tmp_path), running=False))
+        assert (found.level, f"a line of this user {says} other programs" in found.text) == (Level.OK, True)
+
+
+@pytest.mark.parametrize(("nice", "level"), [(-5, Level.OK), (0, Level.WARNING), (10, Level.WARNING)])
+def test_a_line_that_runs_behind_other_programs_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nice: int, level: Level
+) -> None:
+    config = station(tmp_path)
+    monkeypatch.setattr(host.os, "getpriority", lambda *_: nice)
+    with only_one(config.line.runtime, "hub"):
+        found = only(host.check_priority(config, running=True))
+    assert (found.level, f"(nice {nice})" in found.text) == (level, True)
+    assert ("LimitNICE=-5" in found.advice) == (level is Level.WARNING)
+
+
+def test_a_hub_that_has_just_ended_is_no_error(tmp_path: Path) -> None:
+    config = station(tmp_path)
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    config.line.runtime.mkdir()
+    for held in (str(gone.pid), ""):
+        (config.line.runtime / "hub.lock").write_text(held)
+        assert only(host.check_priority(config, running=True)) == ok("priority", "the hub cannot be seen from here")

@@ -1,4 +1,4 @@
-"""What the line needs of its host: a disk that answers, shared memory, memory, private folders, clocks."""
+"""What the line needs of its host: a disk that answers, memory, shared or not, private folders, priority, clocks."""
 
 from __future__ import annotations
 
@@ -206,18 +206,23 @@ def check_runtime(config: Config) -> Iterator[Finding]:
 def check_priority(config: Config, *, running: bool) -> Iterator[Finding]:
     """Whether what a part waits for comes before other programs on the same processors."""
     if running:
-        nice = os.getpriority(os.PRIO_PROCESS, int((config.line.runtime / "hub.lock").read_text()))
-        if nice < 0:
-            yield ok("priority", f"the hub comes before other programs (nice {nice})")
-        else:
-            advice = "start the line by the units in systemd/ (LimitNICE=-5): a busy machine makes its parts late"
-            yield warning("priority", f"the hub does not come before other programs (nice {nice})", advice)
+        yield _priority_of_hub(config.line.runtime / "hub.lock")
     elif may_take(URGENT):
         yield ok("priority", f"a line of this user comes before other programs (nice {URGENT})")
     else:
-        yield ok(
-            "priority", "a line of this user does not come before other programs; one of the units in systemd/ does"
-        )
+        text = "a line of this user does not come before other programs; one of the units in systemd/ does"
+        yield ok("priority", text)
+
+
+def _priority_of_hub(lock: Path) -> Finding:
+    try:
+        nice = os.getpriority(os.PRIO_PROCESS, int(lock.read_text()))
+    except (ValueError, ProcessLookupError):  # it has just ended, or runs in another container
+        return ok("priority", "the hub cannot be seen from here")
+    if nice < 0:
+        return ok("priority", f"the hub comes before other programs (nice {nice})")
+    advice = "start the line by the units in systemd/ (LimitNICE=-5): a busy machine makes its parts late"
+    return warning("priority", f"the hub does not come before other programs (nice {nice})", advice)
 
 
 def check_clock(config: Config) -> Iterator[Finding]:
