@@ -22,7 +22,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     except OSError:
         end = 32_768
     for _ in range(_TRIES if end > _LOWEST else 0):
-        port = _LOWEST + secrets.randbelow(end - _LOWEST)
+        port = _LOWEST + secrets.randbelow(end - _LOWEST)  # tests side by side seed `random` alike
         if _is_free(host, port):
             return port
     with socket.create_server((host, 0)) as found:
